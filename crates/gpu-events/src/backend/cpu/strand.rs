@@ -1,0 +1,304 @@
+//! Strands: the CPU's streams.
+//!
+//! A strand is *idle* when nothing is queued: then recording completes on the spot. Otherwise it is *busy*, and there
+//! is exactly one who will go on with it: a worker that runs it, a queue of ready strands that holds it, or the
+//! timeline that it is parked on. Only who submits makes it busy, under the submit lock; only who runs it makes it
+//! idle, under the queue's lock, having found nothing more.
+
+use super::workers;
+use crate::{
+    backend::{BackendStream, Gate, Room, Signaled, Source, Stamp, StreamTraits, Waited},
+    error::{Error, ErrorKind, Result},
+    lane::Lane,
+    primitive::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
+    time::host_nanos,
+    timeline::{Progress, Registered, Relay},
+    work,
+};
+use std::{
+    any::Any,
+    collections::VecDeque,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak},
+};
+
+/// A closure that was submitted.
+pub(super) type Work = Box<dyn FnOnce() -> Result<()> + Send>;
+
+/// What a strand does next.
+enum Op {
+    Work(Work),
+    /// Complete this position. Two in a row are one: the later implies the earlier.
+    Signal(u64),
+    /// Take the time, then complete this position.
+    Stamp(u64, Arc<CpuStamp>),
+    /// Go on once this position of that lane is complete.
+    Wait(Arc<Lane>, u64),
+}
+
+/// How many operations a strand runs before it lets others in.
+const BUDGET: u32 = 256;
+
+/// The driver half of a CPU stream.
+pub(super) struct Strand {
+    lane: Weak<Lane<Strand>>,
+    /// Submitted, and not taken by who runs the strand.
+    queue: Mutex<Queue>,
+    /// Taken, while nobody runs the strand.
+    taken: Mutex<VecDeque<Op>>,
+    busy: AtomicBool,
+    depth: Option<u64>,
+}
+
+#[derive(Default)]
+struct Queue {
+    ops: VecDeque<Op>,
+    /// The stream has failed: nothing is queued any more.
+    dead: bool,
+}
+
+impl Strand {
+    pub(super) fn new(lane: Weak<Lane<Self>>, depth: Option<u64>) -> Self {
+        Self {
+            lane,
+            queue: Mutex::new(Queue::default()),
+            taken: Mutex::new(VecDeque::new()),
+            busy: AtomicBool::new(false),
+            depth,
+        }
+    }
+
+    pub(super) fn enqueue(&self, work: Work) {
+        self.push(Op::Work(work));
+    }
+
+    /// Queues an operation, and has the strand run if it was idle. Under the submit lock.
+    #[inline]
+    fn push(&self, op: Op) {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.dead {
+                drop(queue);
+                return drop_quietly(op);
+            }
+            match (queue.ops.back_mut(), &op) {
+                (Some(Op::Signal(last)), Op::Signal(position)) => *last = *position,
+                _ => queue.ops.push_back(op),
+            }
+            // Relaxed: changes under the queue's lock, which we hold.
+            if self.busy.load(Ordering::Relaxed) {
+                return;
+            }
+            self.busy.store(true, Ordering::Relaxed);
+        }
+        // Whoever submits holds the lane.
+        if let Some(lane) = self.lane.upgrade() {
+            workers::schedule(lane);
+        }
+    }
+
+    /// Ends the strand: queues nothing more, and drops what it has not run.
+    #[cold]
+    fn end(&self, mut rest: VecDeque<Op>) {
+        rest.append(&mut lock(&self.taken));
+        let mut queue = lock(&self.queue);
+        queue.dead = true;
+        let ops = std::mem::take(&mut queue.ops);
+        self.busy.store(false, Ordering::Relaxed);
+        drop(queue);
+        // Users' captures go, with no lock held.
+        rest.into_iter().chain(ops).for_each(drop_quietly);
+    }
+}
+
+/// Drops an operation that will not run. What a closure captured may panic when it goes.
+fn drop_quietly(op: Op) {
+    drop(catch_unwind(AssertUnwindSafe(move || drop(op))));
+}
+
+impl BackendStream for Strand {
+    fn traits(&self) -> StreamTraits {
+        StreamTraits { pushed: true, batches: false }
+    }
+
+    #[inline]
+    fn signal(&self, position: u64, timed: bool) -> Result<Signaled> {
+        // Acquire: pairs with the release when the strand became idle, so that what its work wrote comes before
+        // whoever sees this position complete. Nobody but us can make it busy.
+        if !self.busy.load(Ordering::Acquire) {
+            return Ok(Signaled::Done(timed.then(host_nanos)));
+        }
+        if let Some(depth) = self.depth {
+            let completed = self.lane.upgrade().map_or(0, |lane| lane.completed());
+            if position - completed > depth {
+                return Ok(Signaled::Full(Room { after: position - depth }));
+            }
+        }
+        if timed {
+            let stamp = Arc::new(CpuStamp::default());
+            self.push(Op::Stamp(position, stamp.clone()));
+            Ok(Signaled::Pending(Some(stamp)))
+        } else {
+            self.push(Op::Signal(position));
+            Ok(Signaled::Pending(None))
+        }
+    }
+
+    fn wait(&self, source: &Source<'_>) -> Result<Waited> {
+        self.push(Op::Wait(source.lane().clone(), source.position()));
+        Ok(Waited::Carried)
+    }
+
+    fn gate(&self) -> Result<Arc<dyn Gate>> {
+        // Never asked for: a strand can park on any lane.
+        Err(Error::new(ErrorKind::Unsupported))
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn poll(&self) {}
+
+    fn watch(&self, _position: u64) {}
+
+    fn abandon(&self) {
+        self.end(VecDeque::new());
+    }
+}
+
+impl Relay for Lane<Strand> {
+    /// Nothing yet: the strand sees it when it runs. A failure that comes down a long chain of streams is passed on by
+    /// one strand after the other, each before it lets anybody go on.
+    fn fail(&self, _error: &Error) {}
+
+    /// The position that the strand is parked on is settled.
+    fn release(self: Arc<Self>) {
+        workers::schedule(self);
+    }
+
+    fn dependent(&self) -> Option<u64> {
+        Some(self.id())
+    }
+}
+
+/// Runs a strand until it is idle, parked, or out of budget.
+pub(super) fn run(mut lane: Arc<Lane<Strand>>) {
+    // Ours while we run the strand; in its own place while nobody does.
+    let mut ops = std::mem::take(&mut *lock(&lane.backend().taken));
+    let mut budget = BUDGET;
+    loop {
+        if lane.is_failed() {
+            return lane.backend().end(ops);
+        }
+        let Some(op) = ops.pop_front() else {
+            let strand = lane.backend();
+            let mut queue = lock(&strand.queue);
+            if queue.ops.is_empty() {
+                // Keeps the allocation for the next round, if it is a small one.
+                if ops.capacity() <= 64 {
+                    std::mem::swap(&mut queue.ops, &mut ops);
+                }
+                // Release: pairs with the acquire in `signal`.
+                strand.busy.store(false, Ordering::Release);
+                return;
+            }
+            std::mem::swap(&mut queue.ops, &mut ops);
+            continue;
+        };
+        budget -= 1;
+        match op {
+            Op::Signal(position) => lane.advance(position),
+            Op::Stamp(position, stamp) => {
+                stamp.take();
+                lane.advance(position);
+            }
+            Op::Work(work) => {
+                // It may take long: what became ready on this worker goes to the others.
+                workers::publish();
+                if let Err(error) = perform(lane.id(), work) {
+                    return fail(&lane, error, ops);
+                }
+            }
+            Op::Wait(source, position) => match source.progress(position) {
+                Progress::Complete => {}
+                Progress::Failed => return fail(&lane, source.failure_of(position).passed_on(&source), ops),
+                Progress::Pending => {
+                    // Once registered, another worker may run the strand: it has to find its operations, this one
+                    // first, to see what became of it.
+                    ops.push_front(Op::Wait(source.clone(), position));
+                    *lock(&lane.backend().taken) = std::mem::take(&mut ops);
+                    match source.core.timeline.register(position, lane, host_nanos()) {
+                        Registered::Parked(_) => return source.watch(position),
+                        Registered::Reached(back) | Registered::Failed(back, _) => lane = back,
+                    }
+                    ops = std::mem::take(&mut *lock(&lane.backend().taken));
+                }
+            },
+        }
+        if budget == 0 {
+            *lock(&lane.backend().taken) = ops;
+            return workers::requeue(lane);
+        }
+    }
+}
+
+/// Runs one closure.
+fn perform(lane: u64, work: Work) -> Result<()> {
+    let _entered = work::enter(lane, workers::blocking);
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(payload) => {
+            let error = Error::with_text(ErrorKind::Panicked, panic_text(&*payload));
+            // The payload's own drop is user code.
+            drop(catch_unwind(AssertUnwindSafe(move || drop(payload))));
+            Err(error)
+        }
+    }
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a text")
+}
+
+/// Fails the stream from the first position on that is not complete, then drops what it had left to do.
+#[cold]
+fn fail(lane: &Arc<Lane<Strand>>, error: Error, rest: VecDeque<Op>) {
+    lane.fail(lane.completed() + 1, error);
+    lane.backend().end(rest);
+}
+
+/// When a position was completed. Zero: not yet.
+#[derive(Debug, Default)]
+struct CpuStamp(AtomicU64);
+
+impl CpuStamp {
+    fn take(&self) {
+        // Relaxed: the position is completed after it, with release, and read before it, with acquire.
+        self.0.store(host_nanos().max(1), Ordering::Relaxed);
+    }
+}
+
+impl Stamp for CpuStamp {
+    fn ticks(&self) -> Result<u64> {
+        // Relaxed: see `take`.
+        match self.0.load(Ordering::Relaxed) {
+            0 => Err(Error::new(ErrorKind::NotComplete)),
+            ticks => Ok(ticks),
+        }
+    }
+}
+
+impl fmt::Debug for Strand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Strand")
+            .field("queued", &lock(&self.queue).ops.len())
+            .field("busy", &self.busy.load(Ordering::Relaxed))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,171 @@
+//! Users' callbacks and the thread that runs them.
+//!
+//! Each device has one callback thread, started by the first registration. A timeline hands callbacks over under
+//! its own lock, which keeps them in order of position; the thread runs them with no lock held (R17).
+
+use crate::{
+    backend::Backend,
+    device::DeviceCore,
+    error::{Error, ErrorKind, Result},
+    lane::Lane,
+    primitive::{AtomicBool, Condvar, Mutex, Ordering, lock, spawn},
+    timeline::Ticket,
+};
+use std::{
+    collections::VecDeque,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+type Function = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// A registered callback: the function, until somebody takes it to run it or to cancel it.
+pub(crate) struct CallbackCell {
+    function: Mutex<Option<Function>>,
+    /// On whose thread it runs. Alive until it has: a device's thread ends with the device.
+    device: Arc<DeviceCore>,
+}
+
+impl CallbackCell {
+    /// A callback for `device`'s thread, which is running by the time that this returns.
+    pub(crate) fn new(device: &Arc<DeviceCore>, function: Function) -> Result<Arc<Self>> {
+        device.callbacks().start(&device.info().name)?;
+        Ok(Arc::new(Self { function: Mutex::new(Some(function)), device: device.clone() }))
+    }
+
+    /// Hands the callback to its thread. Called under the timeline's lock.
+    pub(crate) fn deliver(self: Arc<Self>, failure: Option<Error>) {
+        let device = self.device.clone();
+        device.callbacks().push(self, failure);
+    }
+
+    fn take(&self) -> Option<Function> {
+        lock(&self.function).take()
+    }
+
+    fn run(&self, backend: &dyn Backend, failure: Option<Error>) {
+        let Some(function) = self.take() else { return };
+        let (mut function, mut outcome) = (Some(function), Some(failure.map_or(Ok(()), Err)));
+        // The panic hook reports a panic by the time that we catch it; the callbacks behind it go on (R17).
+        drop(catch_unwind(AssertUnwindSafe(|| {
+            backend.run_callback(&mut || {
+                if let (Some(function), Some(outcome)) = (function.take(), outcome.take()) {
+                    function(outcome);
+                }
+            });
+        })));
+    }
+}
+
+impl fmt::Debug for CallbackCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallbackCell")
+            .field("waiting", &lock(&self.function).is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A registered callback, to cancel it. Dropping this leaves the callback registered.
+#[derive(Debug)]
+pub struct Callback {
+    cell: Arc<CallbackCell>,
+    /// Where it is registered; `None` when it was handed to the callback thread at once.
+    place: Option<(Arc<Lane>, Ticket)>,
+}
+
+impl Callback {
+    pub(crate) fn new(cell: Arc<CallbackCell>, place: Option<(Arc<Lane>, Ticket)>) -> Self {
+        Self { cell, place }
+    }
+
+    /// Cancels the callback. `true` means that it has not run and never will; its function is dropped before this
+    /// returns. `false`: it has run, is running, or was cancelled before (R18).
+    ///
+    /// From any thread; never blocks on a running callback.
+    pub fn cancel(&self) -> bool {
+        let Some(function) = self.cell.take() else { return false };
+        if let Some((lane, ticket)) = &self.place {
+            lane.core.timeline.cancel(*ticket);
+        }
+        drop(function);
+        true
+    }
+}
+
+/// The queue in front of a device's callback thread.
+pub(crate) struct CallbackQueue {
+    backend: Arc<dyn Backend>,
+    state: Mutex<State>,
+    bell: Condvar,
+    started: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<(Arc<CallbackCell>, Option<Error>)>,
+    /// The device is gone: run what is left, then end.
+    closed: bool,
+}
+
+impl CallbackQueue {
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Arc<Self> {
+        Arc::new(Self {
+            backend,
+            state: Mutex::new(State::default()),
+            bell: Condvar::new(),
+            started: AtomicBool::new(false),
+        })
+    }
+
+    /// Starts the thread unless it runs. Before a callback is registered, so that a refusal is the caller's to see.
+    pub(crate) fn start(self: &Arc<Self>, device: &str) -> Result<()> {
+        // Relaxed: decided under the lock below.
+        if self.started.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let _state = lock(&self.state);
+        if self.started.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let queue = self.clone();
+        spawn(format!("{device} callbacks"), move || queue.run())
+            .map_err(|error| Error::with_text(ErrorKind::Resources, error.to_string()))?;
+        self.started.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn push(&self, callback: Arc<CallbackCell>, failure: Option<Error>) {
+        lock(&self.state).ready.push_back((callback, failure));
+        self.bell.notify_one();
+    }
+
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.bell.notify_one();
+    }
+
+    /// The callback thread.
+    fn run(&self) {
+        loop {
+            let mut state = lock(&self.state);
+            let (callback, failure) = loop {
+                if let Some(next) = state.ready.pop_front() {
+                    break next;
+                }
+                if state.closed {
+                    return;
+                }
+                state = self.bell.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            };
+            drop(state);
+            callback.run(&*self.backend, failure);
+        }
+    }
+}
+
+impl fmt::Debug for CallbackQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallbackQueue").field("ready", &lock(&self.state).ready.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,628 @@
+//! A timeline together with the driver half that moves it: a stream's, a host signal's, a foreign submission's.
+
+use crate::{
+    backend::{BackendStream, Gate, Room, Signaled, Source, StreamTraits, Waited},
+    device::DeviceCore,
+    error::{Error, ErrorKind, Result},
+    event::Slot,
+    primitive::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock, try_lock},
+    stream::{StreamOptions, StreamWait, WhenFull},
+    time::host_nanos,
+    timeline::{Progress, Registered, Relay, Timeline, relay},
+    wait::{Target, WaitOptions, wait_one},
+};
+use std::{
+    cell::Cell,
+    fmt,
+    sync::{Arc, Weak},
+};
+
+/// One timeline and the driver half behind it. For backends: what [`StreamSeed::build`] makes.
+///
+/// The driver half is the last field and unsized, so that an event reaches the timeline's word by one pointer, and
+/// a backend passes its own `Arc<Lane<B>>` around as the thing that it schedules. Everything but the driver half
+/// belongs to the core.
+///
+/// [`StreamSeed::build`]: crate::backend::StreamSeed::build
+pub struct Lane<B: ?Sized + BackendStream = dyn BackendStream> {
+    pub(crate) core: LaneCore,
+    backend: B,
+}
+
+/// What kind of thing signals a lane.
+#[derive(Debug)]
+pub(crate) enum Producer {
+    /// A stream: the backend.
+    Stream,
+    /// The host (R39).
+    Host,
+    /// Somebody else's submission (R37), and whether it was submitted.
+    External(AtomicBool),
+}
+
+pub(crate) struct LaneCore {
+    pub(crate) timeline: Timeline,
+    submit: Mutex<Submit>,
+    /// The thread that holds the submit lock through a [`StreamGuard`](crate::StreamGuard), by [`thread_token`].
+    holder: AtomicU64,
+    /// Somebody needs what is gathered, and found the lock held (R7).
+    flush_requested: AtomicBool,
+    /// Everything up to here was given to the driver. Only moves where the backend batches.
+    flushed: AtomicU64,
+    /// How many [`Stream`](crate::Stream)s refer to this.
+    pub(crate) handles: AtomicU32,
+    traits: StreamTraits,
+    when_full: WhenFull,
+    pub(crate) producer: Producer,
+    id: u64,
+    label: Option<Box<str>>,
+    pub(crate) device: Arc<DeviceCore>,
+    /// Waits that the host opens, to be opened when the device is closed.
+    gates: Mutex<Vec<Weak<GateRelay>>>,
+}
+
+/// What the submit lock guards.
+#[derive(Debug)]
+pub(crate) struct Submit {
+    /// The last position that was recorded.
+    recorded: u64,
+}
+
+/// What an observation found.
+#[derive(Debug)]
+pub(crate) enum Observed {
+    Complete,
+    Pending,
+    Failed(Error),
+}
+
+/// A number for this thread that no other has.
+fn thread_token() -> u64 {
+    use std::sync::atomic::AtomicU64;
+    // Relaxed: only uniqueness matters. 0 stands for nobody.
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static TOKEN: Cell<u64> = const { Cell::new(0) };
+    }
+    // A thread whose locals are gone can't hold a guard either.
+    TOKEN
+        .try_with(|token| {
+            if token.get() == 0 {
+                token.set(NEXT.fetch_add(1, Ordering::Relaxed));
+            }
+            token.get()
+        })
+        .unwrap_or(u64::MAX)
+}
+
+impl LaneCore {
+    fn new(
+        device: &Arc<DeviceCore>,
+        options: &StreamOptions,
+        producer: Producer,
+        traits: StreamTraits,
+    ) -> Self {
+        Self {
+            timeline: Timeline::new(),
+            submit: Mutex::new(Submit { recorded: 0 }),
+            holder: AtomicU64::new(0),
+            flush_requested: AtomicBool::new(false),
+            flushed: AtomicU64::new(0),
+            handles: AtomicU32::new(0),
+            traits,
+            when_full: options.when_full,
+            producer,
+            id: device.next_lane_id(),
+            label: options.label.as_deref().map(Into::into),
+            device: device.clone(),
+            gates: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// Whether this thread holds the submit lock through a guard.
+    pub(crate) fn is_held_by_this_thread(&self) -> bool {
+        // Relaxed: only this thread can have stored its own token.
+        self.holder.load(Ordering::Relaxed) == thread_token()
+    }
+
+    /// Takes the submit lock.
+    #[inline]
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, Submit>> {
+        match try_lock(&self.submit) {
+            Some(submit) => Ok(submit),
+            None => self.lock_contended(),
+        }
+    }
+
+    #[cold]
+    fn lock_contended(&self) -> Result<MutexGuard<'_, Submit>> {
+        if self.is_held_by_this_thread() {
+            return Err(Error::new(ErrorKind::WouldDeadlock));
+        }
+        Ok(lock(&self.submit))
+    }
+
+    /// Notes that this thread holds the lock on a user's behalf.
+    pub(crate) fn set_holder(&self, held: bool) {
+        // Relaxed: read for its own value by the thread that stored it; others only see that it is not theirs.
+        self.holder.store(if held { thread_token() } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// The last recorded position, for reports. Waits for nobody: `None` where the lock is held.
+    pub(crate) fn recorded(&self) -> Option<u64> {
+        try_lock(&self.submit).map(|submit| submit.recorded)
+    }
+}
+
+impl fmt::Display for LaneCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.producer {
+            Producer::Stream => "stream",
+            Producer::Host => "host signal",
+            Producer::External(_) => "external submission",
+        };
+        match &self.label {
+            Some(label) => write!(f, "{what} \"{label}\""),
+            None => write!(f, "{what} #{}", self.id),
+        }
+    }
+}
+
+impl<B: ?Sized + BackendStream> Lane<B> {
+    /// The backend's own half.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The last position that is known to be complete.
+    #[inline]
+    pub fn completed(&self) -> u64 {
+        self.core.timeline.completed()
+    }
+
+    /// Marks every position up to `position` as complete, and tells whoever waits for one of them. A lower value
+    /// than before does nothing. From any thread; with none of the backend's locks held, since wakers run in it.
+    #[inline]
+    pub fn advance(&self, position: u64) {
+        self.core.timeline.advance(position);
+    }
+
+    /// Fails every position from `position` on that is not complete. The first failure wins (R26). From any thread;
+    /// with none of the backend's locks held.
+    pub fn fail(&self, position: u64, error: Error) {
+        self.core.timeline.fail(position, error);
+    }
+
+    /// Whether some position has failed. A failed stream takes no more work.
+    #[inline]
+    pub fn is_failed(&self) -> bool {
+        self.core.timeline.is_failed()
+    }
+
+    /// A number that no other lane of this process has.
+    pub fn id(&self) -> u64 {
+        self.core.id
+    }
+
+    /// The label that its stream was given.
+    pub fn label(&self) -> Option<&str> {
+        self.core.label()
+    }
+
+    /// Has what is gathered submitted: now, or, where the submit lock is held, by its holder before it lets go
+    /// (R7). Never blocks. A backend calls this when its device has run dry.
+    pub fn request_flush(&self) {
+        if !self.core.traits.batches {
+            return;
+        }
+        // Relaxed: the fence orders it.
+        self.core.flush_requested.store(true, Ordering::Relaxed);
+        // SeqCst: with the fence in `release`. Either we find the lock free, or its holder, once it has let go,
+        // finds the request.
+        fence(Ordering::SeqCst);
+        if let Some(submit) = try_lock(&self.core.submit) {
+            self.release(submit);
+        }
+    }
+
+    /// Gives the submit lock back, carrying out the flushes that were requested meanwhile.
+    #[inline]
+    pub(crate) fn release<'a>(&'a self, submit: MutexGuard<'a, Submit>) {
+        if self.core.traits.batches {
+            self.release_batching(submit);
+        }
+    }
+
+    fn release_batching<'a>(&'a self, mut submit: MutexGuard<'a, Submit>) {
+        loop {
+            let mut failed = None;
+            // Relaxed: whoever requested was before us or will find the lock free; what it wants flushed was recorded
+            // under the lock that we hold.
+            if self.core.flush_requested.swap(false, Ordering::Relaxed) {
+                failed = self.flush_locked(&mut submit).err();
+            }
+            drop(submit);
+            if let Some((from, error)) = failed {
+                // A deferred submission that fails is the stream's failure (R29).
+                self.fail(from, error);
+            }
+            // SeqCst: with the fence in `request_flush`.
+            fence(Ordering::SeqCst);
+            if !self.core.flush_requested.load(Ordering::Relaxed) {
+                return;
+            }
+            match try_lock(&self.core.submit) {
+                Some(again) => submit = again,
+                // Its holder will see the request.
+                None => return,
+            }
+        }
+    }
+
+    /// Submits what is gathered. On failure: from which position on.
+    fn flush_locked(&self, submit: &mut Submit) -> Result<(), (u64, Error)> {
+        // Relaxed: written under the lock that is held.
+        let flushed = self.core.flushed.load(Ordering::Relaxed);
+        match self.backend.flush() {
+            Ok(()) => {
+                // Release: pairs with the acquire in `submitted`: the driver has it before we say so.
+                self.core.flushed.store(submit.recorded, Ordering::Release);
+                Ok(())
+            }
+            Err(error) => Err((flushed + 1, error)),
+        }
+    }
+
+    /// Submits what is gathered, and reports what went wrong.
+    pub(crate) fn flush<'a>(&'a self, mut submit: MutexGuard<'a, Submit>) -> Result<()> {
+        let flushed = self.flush_held(&mut submit);
+        self.release(submit);
+        self.flushed(flushed)
+    }
+
+    /// As [`flush`](Self::flush), with the lock kept; the outcome goes to [`flushed`](Self::flushed).
+    pub(crate) fn flush_held(&self, submit: &mut Submit) -> Result<(), (u64, Error)> {
+        if self.core.traits.batches { self.flush_locked(submit) } else { Ok(()) }
+    }
+
+    pub(crate) fn flushed(&self, outcome: Result<(), (u64, Error)>) -> Result<()> {
+        if let Err((from, error)) = outcome {
+            self.fail(from, error.clone());
+            return Err(error);
+        }
+        match self.core.timeline.failure() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Has `position` submitted, as far as that goes without blocking.
+    #[inline]
+    fn need(&self, position: u64) {
+        // Acquire: pairs with `flush_locked`.
+        if self.core.traits.batches && self.core.flushed.load(Ordering::Acquire) < position {
+            self.request_flush();
+        }
+    }
+
+    /// Whether everything up to `position` has been given to the driver.
+    pub(crate) fn is_submitted(&self, position: u64) -> bool {
+        // Acquire: pairs with `flush_locked`.
+        !self.is_unsubmitted()
+            && (!self.core.traits.batches || self.core.flushed.load(Ordering::Acquire) >= position)
+    }
+
+    /// Where `position` stands, after asking the driver if that is what it takes.
+    #[inline]
+    pub(crate) fn progress(&self, position: u64) -> Progress {
+        let progress = self.core.timeline.progress(position);
+        if self.core.traits.pushed || progress != Progress::Pending {
+            return progress;
+        }
+        self.need(position);
+        self.backend.poll();
+        self.core.timeline.progress(position)
+    }
+
+    /// As [`progress`](Self::progress), with the failure, and with `NotSubmitted` for foreign work that sits in
+    /// somebody's hands (R37).
+    pub(crate) fn observe(&self, position: u64) -> Observed {
+        match self.progress(position) {
+            Progress::Complete => Observed::Complete,
+            Progress::Failed => Observed::Failed(self.failure_of(position)),
+            Progress::Pending if self.is_unsubmitted() => {
+                Observed::Failed(Error::new(ErrorKind::NotSubmitted))
+            }
+            Progress::Pending => Observed::Pending,
+        }
+    }
+
+    pub(crate) fn is_unsubmitted(&self) -> bool {
+        match &self.core.producer {
+            // Acquire: pairs with `External::submitted`.
+            Producer::External(submitted) => !submitted.load(Ordering::Acquire),
+            Producer::Stream | Producer::Host => false,
+        }
+    }
+
+    pub(crate) fn failure_of(&self, position: u64) -> Error {
+        // A position that was seen to fail has a failure.
+        self.core.timeline.failure_of(position).unwrap_or_else(|| Error::new(ErrorKind::Abandoned))
+    }
+
+    /// An observer has registered for `position`: has it submitted, and its completion reported.
+    pub(crate) fn watch(&self, position: u64) {
+        self.need(position);
+        if !self.core.traits.pushed {
+            self.backend.watch(position);
+        }
+    }
+}
+
+impl Lane {
+    /// Makes the lane and lets its device know it.
+    pub(crate) fn build<B: BackendStream>(
+        device: &Arc<DeviceCore>,
+        options: &StreamOptions,
+        producer: Producer,
+        make: impl FnOnce(&Weak<Lane<B>>) -> B,
+    ) -> Result<Arc<Self>> {
+        let lane: Arc<Self> = Arc::new_cyclic(|this| {
+            let backend = make(this);
+            Lane { core: LaneCore::new(device, options, producer, backend.traits()), backend }
+        });
+        lane.core.device.admit(&lane)?;
+        Ok(lane)
+    }
+
+    /// Records: takes the next position, has it signaled, and points the event at it.
+    #[inline]
+    pub(crate) fn record(self: &Arc<Self>, slot: &Slot) -> Result<()> {
+        loop {
+            let mut submit = self.core.lock()?;
+            match self.record_held(&mut submit, slot) {
+                Ok(()) => {
+                    self.release(submit);
+                    return Ok(());
+                }
+                Err(Refused::Error(error)) => {
+                    self.release(submit);
+                    return Err(error);
+                }
+                Err(Refused::Full(room)) => {
+                    self.release(submit);
+                    self.wait_for_room(room)?;
+                }
+            }
+        }
+    }
+
+    /// As [`record`](Self::record), under the lock.
+    #[inline]
+    pub(crate) fn record_held(self: &Arc<Self>, submit: &mut Submit, slot: &Slot) -> Result<(), Refused> {
+        let position = submit.recorded + 1;
+        if self.is_failed() {
+            return self.record_failed(submit, slot, position);
+        }
+        match self.backend.signal(position, slot.is_timed()).map_err(Refused::Error)? {
+            Signaled::Done(ticks) => {
+                submit.recorded = position;
+                self.advance(position);
+                match self.core.timeline.progress(position) {
+                    Progress::Complete => slot.set_done(position, ticks),
+                    // Closed, this very moment.
+                    Progress::Pending | Progress::Failed => slot.set(self, position, None),
+                }
+            }
+            Signaled::Pending(stamp) => {
+                submit.recorded = position;
+                slot.set(self, position, stamp);
+            }
+            Signaled::Full(room) => return Err(Refused::Full(room)),
+        }
+        Ok(())
+    }
+
+    /// A failed stream takes recordings, so that whoever observes them learns of the failure; a closed one does not.
+    #[cold]
+    fn record_failed(
+        self: &Arc<Self>,
+        submit: &mut Submit,
+        slot: &Slot,
+        position: u64,
+    ) -> Result<(), Refused> {
+        if let Some(error) = self.core.timeline.failure_of(position)
+            && error.kind() == ErrorKind::Closed
+        {
+            return Err(Refused::Error(error));
+        }
+        submit.recorded = position;
+        slot.set(self, position, None);
+        Ok(())
+    }
+
+    /// Waits until the queue takes more, or says that it would have to (R5).
+    pub(crate) fn wait_for_room(self: &Arc<Self>, room: Room) -> Result<()> {
+        match self.core.when_full {
+            WhenFull::WouldBlock => Err(Error::new(ErrorKind::WouldBlock)),
+            WhenFull::Block => {
+                let target = Target { lane: self.clone(), position: room.after };
+                // A failure makes room as well: the next call meets it.
+                match wait_one(&target, &WaitOptions::new()) {
+                    Err(error) if error.kind() == ErrorKind::WouldDeadlock => Err(error),
+                    Ok(_) | Err(_) => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Holds work that is submitted from now on back until `source` is complete.
+    pub(crate) fn wait(self: &Arc<Self>, source: &Target) -> Result<StreamWait> {
+        if let Some(nothing) = self.nothing_to_wait_for(source)? {
+            return Ok(nothing);
+        }
+        // The source's lock before ours is taken, never both.
+        source.lane.need(source.position);
+        let mut submit = self.core.lock()?;
+        let inserted = self.insert_wait(&mut submit, source);
+        self.release(submit);
+        self.inserted(source, inserted?)
+    }
+
+    /// The cases in which a wait leaves no trace in the stream.
+    pub(crate) fn nothing_to_wait_for(self: &Arc<Self>, source: &Target) -> Result<Option<StreamWait>> {
+        if let Some(error) = self.core.timeline.failure().filter(|error| error.kind() == ErrorKind::Closed) {
+            return Err(error);
+        }
+        match source.lane.observe(source.position) {
+            Observed::Complete => Ok(Some(StreamWait::Nothing)),
+            Observed::Failed(error) if error.kind() == ErrorKind::NotSubmitted => Err(error),
+            // In order behind itself already.
+            Observed::Pending if Arc::ptr_eq(self, &source.lane) => Ok(Some(StreamWait::Nothing)),
+            Observed::Failed(_) | Observed::Pending => Ok(None),
+        }
+    }
+
+    /// Inserts the wait, under the lock. Who else has to know comes in [`inserted`](Self::inserted).
+    pub(crate) fn insert_wait(self: &Arc<Self>, submit: &mut Submit, source: &Target) -> Result<Inserted> {
+        let from = submit.recorded + 1;
+        if self.is_failed() {
+            return Ok(Inserted::Carried);
+        }
+        match self.backend.wait(&Source { lane: &source.lane, position: source.position })? {
+            Waited::Carried => Ok(Inserted::Carried),
+            Waited::Native => Ok(Inserted::Linked { from }),
+            Waited::Unsupported => Ok(Inserted::Gated { from, gate: self.backend.gate()? }),
+        }
+    }
+
+    /// Has failure, and the opening of a gate, relayed from the source to this lane. With no submit lock held, but
+    /// for one that the user holds.
+    pub(crate) fn inserted(self: &Arc<Self>, source: &Target, inserted: Inserted) -> Result<StreamWait> {
+        let (from, gate) = match inserted {
+            Inserted::Carried => return Ok(StreamWait::Native),
+            Inserted::Linked { from } => (from, None),
+            Inserted::Gated { from, gate } => (from, Some(gate)),
+        };
+        let gated = gate.is_some();
+        let relay =
+            Arc::new(GateRelay { source: Arc::downgrade(&source.lane), lane: self.clone(), from, gate });
+        if gated {
+            let mut gates = lock(&self.core.gates);
+            // Those that were opened are gone; a look at all of them now and then keeps this linear.
+            if gates.len() == gates.capacity() {
+                gates.retain(|gate| gate.strong_count() > 0);
+            }
+            gates.push(Arc::downgrade(&relay));
+        }
+        match source.lane.core.timeline.register(source.position, relay, host_nanos()) {
+            Registered::Parked(_) => source.lane.watch(source.position),
+            Registered::Reached(relay) => relay::run(relay, None),
+            Registered::Failed(relay, error) => relay::run(relay, Some(&error)),
+        }
+        if self.core.device.is_closed() {
+            self.open_gates();
+        }
+        Ok(if gated { StreamWait::Gated } else { StreamWait::Native })
+    }
+
+    /// The end, as [`Device::close`](crate::Device::close) wants it.
+    pub(crate) fn close(&self) {
+        self.fail(self.completed() + 1, Error::new(ErrorKind::Closed));
+        self.open_gates();
+        self.backend.abandon();
+    }
+
+    fn open_gates(&self) {
+        let gates = std::mem::take(&mut *lock(&self.core.gates));
+        for gate in gates.iter().filter_map(Weak::upgrade) {
+            gate.open();
+        }
+    }
+
+    /// The backend's half, if it is of this type.
+    pub(crate) fn downcast<B: BackendStream>(&self) -> Option<&B> {
+        (&self.backend as &dyn std::any::Any).downcast_ref()
+    }
+}
+
+/// Why nothing was recorded.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    Full(Room),
+    Error(Error),
+}
+
+/// What a wait put into the stream.
+#[derive(Debug)]
+pub(crate) enum Inserted {
+    Carried,
+    Linked { from: u64 },
+    Gated { from: u64, gate: Arc<dyn Gate> },
+}
+
+/// Passes a source's failure on to a lane that waits for it, and then opens the gate if the wait was one (R26).
+#[derive(Debug)]
+struct GateRelay {
+    /// Not kept alive: it is what keeps this.
+    source: Weak<Lane>,
+    lane: Arc<Lane>,
+    from: u64,
+    gate: Option<Arc<dyn Gate>>,
+}
+
+impl GateRelay {
+    fn open(&self) {
+        if let Some(gate) = &self.gate {
+            gate.open();
+        }
+    }
+}
+
+impl Relay for GateRelay {
+    fn fail(&self, error: &Error) {
+        let error = self.source.upgrade().map_or_else(|| error.clone(), |source| error.passed_on(&source));
+        self.lane.fail(self.from, error);
+    }
+
+    fn release(self: Arc<Self>) {
+        self.open();
+    }
+
+    fn dependent(&self) -> Option<u64> {
+        Some(self.lane.id())
+    }
+}
+
+impl<B: ?Sized + BackendStream> fmt::Display for Lane<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.core, f)
+    }
+}
+
+impl<B: ?Sized + BackendStream> fmt::Debug for Lane<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("name", &format_args!("{}", self.core))
+            .field("completed", &self.completed())
+            .field("failed", &self.is_failed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: ?Sized + BackendStream> Drop for Lane<B> {
+    fn drop(&mut self) {
+        if crate::fork::happened() {
+            return;
+        }
+        self.core.device.dismiss(self.core.id);
+        // Nobody can signal any more. Who still waits, a callback say, must not wait for ever.
+        if self.core.timeline.has_waiters() {
+            self.fail(self.completed() + 1, Error::new(ErrorKind::Abandoned));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Events for GPU work: portable, pooled, awaitable, truthful about failure and time.
+//!
+//! An [`Event`] marks a point in a [`Stream`] of work. Other streams wait for it, on the device; the host polls it,
+//! blocks on it, awaits it or is called back by it; and two of them tell how long the work between took.
+//!
+//! ```
+//! use gpu_events::Device;
+//!
+//! let device = Device::open("cpu")?;
+//! let (produce, consume) = (device.create_stream()?, device.create_stream()?);
+//!
+//! let start = produce.record_timed()?;
+//! produce.cpu()?.enqueue(|| println!("producing"))?;
+//! let produced = produce.record_timed()?;
+//!
+//! consume.wait(&produced)?; // on the device: the host goes on at once
+//! consume.cpu()?.enqueue(|| println!("consuming"))?;
+//! consume.record()?.synchronize()?;
+//!
+//! println!("producing took {}", produced.elapsed_since(&start)?);
+//! # Ok::<(), gpu_events::Error>(())
+//! ```
+//!
+//! # The idea
+//! A stream has one *timeline*, a count of recordings that only grows. Recording an event points it at the stream's
+//! next *position*; it is *complete* when all work submitted to the stream before is done. An event is therefore a
+//! small handle on (timeline, position), and what follows is what this crate is about:
+//!
+//! - Recording again replaces a number. Nothing native is reset, so nothing can be rewound under somebody who waits.
+//! - Whether an event is complete is a comparison, whatever the number of events and of those who ask.
+//! - Failure belongs to the timeline: it is sticky, it reaches everyone who observes it and every stream that waits
+//!   for it, and nobody hangs.
+//!
+//! # Where to look
+//! - [`Device`]: opening, listing and closing devices; [`Stream`]: queues of work on them; [`cpu`]: work for the CPU.
+//! - [`Event`], [`EventPool`], and [`EventTable`] for ids; [`wait_any`] and [`wait_all`] over many events.
+//! - [`HostSignal`]: events that the host completes; [`External`]: for work that somebody else submits.
+//! - [`Timestamp`], [`Elapsed`], [`Correlation`]: time, with its clock and resolution.
+//! - [`StallReport`]: who waits for what, when things stand still.
+//! - [`backend`]: for those who bring a device.
+//!
+//! # The contract
+//! The promises are numbered, R1 to R41, in the project's `docs/contract.md`; the documentation of an item names the
+//! ones that it keeps, and `gpu-events doctor` checks them on your own devices.
+//!
+//! # Threads
+//! Everything is `Send + Sync` (but for [`StreamGuard`]), takes `&self`, and may be called from any thread, from
+//! callbacks, and from work on a CPU stream. Wakers and callbacks run with no lock held.
+//!
+//! # Features
+//! - `cpu` (default): the CPU device.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
+
+pub mod backend;
+mod callback;
+mod device;
+mod error;
+mod event;
+mod external;
+mod fork;
+mod future;
+mod host;
+mod lane;
+mod pool;
+mod primitive;
+mod stall;
+mod stream;
+mod table;
+mod time;
+mod timeline;
+mod wait;
+#[cfg_attr(any(not(feature = "cpu"), gpu_events_loom), allow(dead_code))]
+mod work;
+
+#[cfg(feature = "cpu")]
+pub use backend::cpu;
+pub use callback::Callback;
+pub use device::{BackendListing, Capabilities, Device, DeviceId, DeviceInfo, Gates};
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, EventId, Status};
+pub use external::{External, ExternalPending};
+pub use future::Completion;
+pub use host::HostSignal;
+pub use pool::{EventPool, PoolStatistics};
+pub use stall::{StallChain, StallEnd, StallReport, StallWait, Stalled};
+pub use stream::{Stream, StreamGuard, StreamId, StreamOptions, StreamWait, WhenFull};
+pub use table::EventTable;
+pub use time::{Clock, ClockId, Correlation, Elapsed, Timestamp};
+pub use wait::{WaitAny, WaitOptions, WaitOutcome, WaitStrategy, wait_all, wait_any};

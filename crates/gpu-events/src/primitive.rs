@@ -1,0 +1,56 @@
+//! The few primitives that the core is built on, from `std` or, under `--cfg gpu_events_loom`, from loom.
+//!
+//! A `cfg` of our own and not loom's usual one: `--cfg loom` reaches every crate of the build, and some of
+//! our dependencies answer to it.
+
+#[cfg(gpu_events_loom)]
+pub(crate) use loom::{
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, fence},
+    },
+    thread_local,
+};
+pub(crate) use std::sync::atomic::Ordering;
+#[cfg(not(gpu_events_loom))]
+pub(crate) use std::{
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, fence},
+    },
+    thread_local,
+};
+
+use std::sync::{PoisonError, TryLockError};
+
+/// Locks; a poisoned lock is as good as any.
+///
+/// No user code runs under a lock of the core, so a poisoned one can only be a stream's submit lock whose
+/// holder panicked in its own code, and what that lock guards is consistent between any two calls.
+#[inline]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As [`lock`], but `None` where it is held.
+#[inline]
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// Starts a named thread that nobody joins.
+#[cfg(not(gpu_events_loom))]
+pub(crate) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name).spawn(body).map(drop)
+}
+
+/// Starts a thread of the model.
+#[cfg(gpu_events_loom)]
+pub(crate) fn spawn(_name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    loom::thread::spawn(body);
+    Ok(())
+}

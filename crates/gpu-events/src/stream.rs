@@ -1,0 +1,368 @@
+//! Streams: in-order queues of work on one device.
+
+use crate::{
+    backend::BackendStream,
+    device::Device,
+    error::{Error, ErrorKind, Result},
+    event::{Event, Point},
+    fork,
+    lane::{Lane, Refused, Submit},
+    primitive::{MutexGuard, Ordering},
+    wait::{WaitOptions, WaitOutcome},
+};
+use std::{fmt, sync::Arc};
+
+/// Names a stream, for as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(u64);
+
+impl StreamId {
+    pub(crate) fn new(id: u64) -> Self {
+        Self(id)
+    }
+
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// What a recording does that finds the queue full (R5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Waits for room, holding no lock.
+    #[default]
+    Block,
+    /// Fails with [`ErrorKind::WouldBlock`], having done nothing.
+    WouldBlock,
+}
+
+/// How a stream is to be. The default has no label, the device's own queue depth, and blocks when that is reached.
+#[derive(Clone, Debug, Default)]
+pub struct StreamOptions {
+    pub(crate) label: Option<String>,
+    pub(crate) queue_depth: Option<u64>,
+    pub(crate) when_full: WhenFull,
+}
+
+impl StreamOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Names the stream, for stall reports and errors.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Takes at most this many incomplete recordings at a time. A device's own limit,
+    /// [`Capabilities::queue_depth`](crate::Capabilities::queue_depth), holds as well. Zero counts as one.
+    pub fn queue_depth(mut self, depth: u64) -> Self {
+        self.queue_depth = Some(depth.max(1));
+        self
+    }
+
+    /// What a recording does that finds the queue full.
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// The queue depth that was asked for. For backends.
+    pub fn requested_depth(&self) -> Option<u64> {
+        self.queue_depth
+    }
+}
+
+/// What a [`Stream::wait`] put into the stream (R5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamWait {
+    /// Nothing: the event is unrecorded or complete, or of this very stream.
+    Nothing,
+    /// A wait that the device carries out.
+    Native,
+    /// A wait that the host lets go once the event is complete (R6).
+    Gated,
+}
+
+impl StreamWait {
+    /// Whether anything was inserted.
+    pub fn inserted(self) -> bool {
+        self != Self::Nothing
+    }
+}
+
+/// An in-order queue of work on one device.
+///
+/// A cheap handle: clones refer to the same stream. Work that was submitted goes on when the last handle goes, and
+/// events stay good (R32); what was gathered and not submitted yet is submitted then (R7).
+///
+/// ```
+/// use gpu_events::Device;
+///
+/// let device = Device::open("cpu")?;
+/// let (upload, compute) = (device.create_stream()?, device.create_stream()?);
+/// upload.cpu()?.enqueue(|| println!("first"))?;
+/// compute.wait(&upload.record()?)?;
+/// compute.cpu()?.enqueue(|| println!("second"))?;
+/// compute.synchronize()?;
+/// # Ok::<(), gpu_events::Error>(())
+/// ```
+pub struct Stream {
+    lane: Arc<Lane>,
+    device: Device,
+}
+
+impl Stream {
+    pub(crate) fn new(lane: Arc<Lane>, device: Device) -> Self {
+        // Relaxed: as for an `Arc`, a count is only added to through a handle that is already counted.
+        lane.core.handles.fetch_add(1, Ordering::Relaxed);
+        Self { lane, device }
+    }
+
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// The stream's number.
+    pub fn id(&self) -> StreamId {
+        StreamId(self.lane.id())
+    }
+
+    /// The label that it was given.
+    pub fn label(&self) -> Option<&str> {
+        self.lane.label()
+    }
+
+    /// The device that it is on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Holds work that is submitted to this stream from now on back until `event`'s current recording is complete
+    /// (R5, R6). Never blocks the host; the event may be of any stream on any device.
+    ///
+    /// Binds to the recording current now: recording the event again later changes nothing (R2). If the event fails,
+    /// this stream fails with it, from here on (R26).
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotSubmitted`] for an external recording in somebody's hands (R37); [`ErrorKind::Closed`];
+    /// [`ErrorKind::WouldDeadlock`] if this thread holds this stream's [`lock`](Self::lock);
+    /// [`ErrorKind::Forked`]; what the driver refused.
+    pub fn wait(&self, event: &Event) -> Result<StreamWait> {
+        fork::check()?;
+        match event.point() {
+            Point::Unrecorded | Point::Done => Ok(StreamWait::Nothing),
+            Point::At(source) => self.lane.wait(&source),
+        }
+    }
+
+    /// Takes an event from the device's pool and records it here.
+    ///
+    /// # Errors
+    /// As [`Event::record`].
+    pub fn record(&self) -> Result<Event> {
+        self.record_into(self.device.acquire(false))
+    }
+
+    /// As [`record`](Self::record), timed.
+    ///
+    /// # Errors
+    /// As [`Event::record`].
+    pub fn record_timed(&self) -> Result<Event> {
+        self.record_into(self.device.acquire(true))
+    }
+
+    fn record_into(&self, event: Event) -> Result<Event> {
+        event.record(self)?;
+        Ok(event)
+    }
+
+    /// Submits what is gathered (R7). Where nothing is ever gathered, it only says whether the stream has failed.
+    ///
+    /// # Errors
+    /// The stream's failure, [`ErrorKind::WouldDeadlock`] if this thread holds the [`lock`](Self::lock),
+    /// [`ErrorKind::Forked`], and what the driver refused.
+    pub fn flush(&self) -> Result<()> {
+        fork::check()?;
+        let submit = self.lane.core.lock()?;
+        self.lane.flush(submit)
+    }
+
+    /// Blocks until all that was submitted to this stream is done.
+    ///
+    /// # Errors
+    /// The stream's failure; as [`Event::record`] and [`Event::synchronize`].
+    pub fn synchronize(&self) -> Result<()> {
+        self.synchronize_with(&WaitOptions::new()).map(drop)
+    }
+
+    /// As [`synchronize`](Self::synchronize), for so long and in such a way.
+    ///
+    /// # Errors
+    /// The stream's failure; as [`Event::record`] and [`Event::synchronize`].
+    pub fn synchronize_with(&self, options: &WaitOptions) -> Result<WaitOutcome> {
+        self.record()?.wait_with(options)
+    }
+
+    /// Keeps `resource` until `event`'s current recording is complete or has failed, and then drops it on the callback
+    /// thread of this stream's device (R38). At once if the event is not recorded.
+    ///
+    /// Leaks it where the device was closed with the work still in flight: nobody knows then when the device is done
+    /// with it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotSubmitted`], [`ErrorKind::Resources`], [`ErrorKind::Forked`]. The resource is leaked then, for
+    /// the same reason.
+    pub fn keep_until<T: Send + 'static>(&self, event: &Event, resource: T) -> Result<()> {
+        let resource = std::mem::ManuallyDrop::new(resource);
+        event
+            .on_complete_in(self.device.core(), move |outcome| match outcome {
+                Err(error) if matches!(error.kind(), ErrorKind::Closed | ErrorKind::Abandoned) => {}
+                Ok(()) | Err(_) => drop(std::mem::ManuallyDrop::into_inner(resource)),
+            })
+            .map(drop)
+    }
+
+    /// Holds the stream: until the guard goes, only what goes through the guard gets in. Records an event together
+    /// with the work that it marks.
+    ///
+    /// Hold it briefly, and never while waiting for this stream: that is [`ErrorKind::WouldDeadlock`] (R7).
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldDeadlock`] if this thread holds it already; [`ErrorKind::Forked`].
+    pub fn lock(&self) -> Result<StreamGuard<'_>> {
+        fork::check()?;
+        let submit = self.lane.core.lock()?;
+        self.lane.core.set_holder(true);
+        Ok(StreamGuard { lane: &self.lane, submit: Some(submit) })
+    }
+
+    /// The stream's first failure, if it has failed.
+    pub fn error(&self) -> Option<Error> {
+        fork::check().err().or_else(|| self.lane.core.timeline.failure())
+    }
+
+    /// The stream's driver half, if it is of this type: what a backend's own way to submit work starts from.
+    pub fn backend<B: BackendStream>(&self) -> Option<&B> {
+        self.lane.downcast()
+    }
+
+    /// The stream's CPU side, to enqueue work.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if its device is no CPU device.
+    #[cfg(feature = "cpu")]
+    pub fn cpu(&self) -> Result<crate::cpu::CpuStream<'_>> {
+        crate::cpu::CpuStream::new(&self.lane, false)
+    }
+}
+
+impl Clone for Stream {
+    fn clone(&self) -> Self {
+        Self::new(self.lane.clone(), self.device.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // AcqRel: as for an `Arc`, so that the last one sees what the others submitted.
+        if self.lane.core.handles.fetch_sub(1, Ordering::AcqRel) == 1 && !fork::happened() {
+            // Nobody can submit any more, so nobody else would flush (R7).
+            self.lane.request_flush();
+        }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("lane", &self.lane).field("device", &self.device.name()).finish()
+    }
+}
+
+/// A stream that is held by this thread; see [`Stream::lock`].
+pub struct StreamGuard<'a> {
+    lane: &'a Arc<Lane>,
+    /// Taken by `drop` alone.
+    submit: Option<MutexGuard<'a, Submit>>,
+}
+
+impl StreamGuard<'_> {
+    fn submit(&mut self) -> Result<&mut Submit> {
+        // Always there until `drop`.
+        self.submit.as_deref_mut().ok_or_else(|| Error::new(ErrorKind::WouldDeadlock))
+    }
+
+    /// Records `event` here, right behind what was submitted through this guard.
+    ///
+    /// # Errors
+    /// As [`Event::record`], except that a full queue is always [`ErrorKind::WouldBlock`]: room may take others'
+    /// submissions to come, and they wait for this guard.
+    pub fn record(&mut self, event: &Event) -> Result<()> {
+        fork::check()?;
+        event.check_device(self.lane)?;
+        let lane = self.lane;
+        match lane.record_held(self.submit()?, event.slot()) {
+            Ok(()) => Ok(()),
+            Err(Refused::Full(_)) => Err(Error::new(ErrorKind::WouldBlock)),
+            Err(Refused::Error(error)) => Err(error),
+        }
+    }
+
+    /// As [`Stream::wait`].
+    ///
+    /// # Errors
+    /// As [`Stream::wait`].
+    pub fn wait(&mut self, event: &Event) -> Result<StreamWait> {
+        fork::check()?;
+        let Point::At(source) = event.point() else { return Ok(StreamWait::Nothing) };
+        let lane = self.lane;
+        if let Some(nothing) = lane.nothing_to_wait_for(&source)? {
+            return Ok(nothing);
+        }
+        let inserted = lane.insert_wait(self.submit()?, &source)?;
+        lane.inserted(&source, inserted)
+    }
+
+    /// As [`Stream::flush`].
+    ///
+    /// # Errors
+    /// As [`Stream::flush`].
+    pub fn flush(&mut self) -> Result<()> {
+        fork::check()?;
+        let lane = self.lane;
+        let flushed = lane.flush_held(self.submit()?);
+        lane.flushed(flushed)
+    }
+
+    /// The stream's driver half, if it is of this type; the submit lock is held.
+    pub fn backend<B: BackendStream>(&mut self) -> Option<&B> {
+        self.lane.downcast()
+    }
+
+    /// The stream's CPU side, to enqueue work.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if its device is no CPU device.
+    #[cfg(feature = "cpu")]
+    pub fn cpu(&mut self) -> Result<crate::cpu::CpuStream<'_>> {
+        crate::cpu::CpuStream::new(self.lane, true)
+    }
+}
+
+impl Drop for StreamGuard<'_> {
+    fn drop(&mut self) {
+        self.lane.core.set_holder(false);
+        if let Some(submit) = self.submit.take() {
+            self.lane.release(submit);
+        }
+    }
+}
+
+impl fmt::Debug for StreamGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamGuard").field("lane", self.lane).finish_non_exhaustive()
+    }
+}

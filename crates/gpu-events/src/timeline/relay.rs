@@ -1,0 +1,87 @@
+//! Passing news from one lane to the next: all failures first, and without growing the stack.
+
+use crate::error::Error;
+use std::{cell::RefCell, collections::VecDeque, fmt, sync::Arc};
+
+/// Another lane, or somebody who acts for one, that waits for a position.
+///
+/// Told in two steps, once, with no lock held, by whoever brought the news; neither may block or run user code.
+pub(crate) trait Relay: fmt::Debug + Send + Sync + 'static {
+    /// The position will never complete: marks as failed whatever depends on it.
+    fn fail(&self, error: &Error);
+
+    /// The position is settled: whatever was held back for it may go.
+    fn release(self: Arc<Self>);
+
+    /// The lane that cannot go on before this is settled, for stall reports.
+    fn dependent(&self) -> Option<u64>;
+}
+
+/// What the outermost call on a thread has yet to do.
+#[derive(Default)]
+struct Pending {
+    failures: VecDeque<(Arc<dyn Relay>, Error)>,
+    releases: VecDeque<Arc<dyn Relay>>,
+}
+
+thread_local! {
+    /// `None` while no relay runs on this thread.
+    static PENDING: RefCell<Option<Pending>> = const { RefCell::new(None) };
+}
+
+/// Tells `relay`, or, when called from inside another relay on this thread, leaves it to the outermost call.
+///
+/// That call marks everything that fails before it releases anything: a stream that waits for the dependent of a
+/// failed recording must not find it released and unmarked (R26). And a failure may pass through a chain of a hundred
+/// thousand streams: by recursion it would overflow the stack.
+#[inline]
+pub(crate) fn run(relay: Arc<dyn Relay>, failure: Option<&Error>) {
+    let mut relay = Some(relay);
+    // While the thread's locals are being destroyed there is nothing to queue in: then recursion has to do.
+    let _ = PENDING.try_with(|pending| match &mut *pending.borrow_mut() {
+        Some(pending) => match failure {
+            Some(error) => pending.failures.extend(relay.take().map(|relay| (relay, error.clone()))),
+            None => pending.releases.extend(relay.take()),
+        },
+        // Empty queues own no memory, so the usual case, a relay that leads to no other, costs none.
+        idle @ None => *idle = Some(Pending::default()),
+    });
+    let Some(relay) = relay else { return };
+    let _reset = Reset;
+    if let Some(error) = failure {
+        relay.fail(error);
+        fail_pending();
+    }
+    relay.release();
+    loop {
+        fail_pending();
+        match with(|pending| pending.releases.pop_front()) {
+            Some(relay) => relay.release(),
+            None => return,
+        }
+    }
+}
+
+/// Marks all that is to be marked, and what that leads to.
+fn fail_pending() {
+    while let Some((relay, error)) = with(|pending| pending.failures.pop_front()) {
+        relay.fail(&error);
+        with(|pending| {
+            pending.releases.push_back(relay);
+            Some(())
+        });
+    }
+}
+
+fn with<T>(f: impl FnOnce(&mut Pending) -> Option<T>) -> Option<T> {
+    PENDING.try_with(|pending| f(pending.borrow_mut().as_mut()?)).ok().flatten()
+}
+
+/// Marks the thread as idle again, also when a relay panics.
+struct Reset;
+
+impl Drop for Reset {
+    fn drop(&mut self) {
+        let _ = PENDING.try_with(|pending| pending.borrow_mut().take());
+    }
+}

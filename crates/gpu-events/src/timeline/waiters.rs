@@ -1,0 +1,117 @@
+//! Who waits for a position, in order of position.
+
+use super::Relay;
+use crate::{callback::CallbackCell, error::Error, wait::ThreadWaiter};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Waker,
+};
+
+/// Somebody to tell when a position is settled.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// A thread that blocks in a host wait.
+    Thread(Arc<ThreadWaiter>),
+    /// A future.
+    Waker(Waker),
+    /// A user's callback. It is handed to the device's callback thread *under* the timeline's lock, which is
+    /// what keeps callbacks of one stream in order.
+    Callback(Arc<CallbackCell>),
+    /// Another lane: a parked strand, a gate, a link that passes failure on.
+    Relay(Arc<dyn Relay>),
+}
+
+impl From<Arc<ThreadWaiter>> for Waiter {
+    fn from(thread: Arc<ThreadWaiter>) -> Self {
+        Self::Thread(thread)
+    }
+}
+
+impl From<Waker> for Waiter {
+    fn from(waker: Waker) -> Self {
+        Self::Waker(waker)
+    }
+}
+
+impl<R: Relay> From<Arc<R>> for Waiter {
+    fn from(relay: Arc<R>) -> Self {
+        Self::Relay(relay)
+    }
+}
+
+impl Waiter {
+    /// Tells the waiter. Called with no lock held.
+    #[inline]
+    pub(super) fn fire(self, failure: Option<&Error>) {
+        match self {
+            Self::Relay(relay) => super::relay::run(relay, failure),
+            Self::Thread(thread) => thread.wake(),
+            // A panic in a foreign waker must not take the news away from those behind it (R17). The panic
+            // hook has reported it by the time that we catch it.
+            Self::Waker(waker) => drop(catch_unwind(AssertUnwindSafe(|| waker.wake()))),
+            Self::Callback(_) => unreachable!("callbacks are delivered under the lock"),
+        }
+    }
+}
+
+/// Names an entry, to take it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket {
+    pub(super) position: u64,
+    serial: u64,
+}
+
+/// One entry: who, and since when (nanoseconds of the host clock, for stall reports).
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) waiter: Waiter,
+    pub(crate) since: u64,
+}
+
+/// Entries in order of position, and of registration within one.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    entries: BTreeMap<Ticket, Entry>,
+    serial: u64,
+}
+
+impl Waiters {
+    pub(super) fn insert(&mut self, position: u64, waiter: Waiter, since: u64) -> Ticket {
+        let ticket = Ticket { position, serial: self.serial };
+        self.serial += 1;
+        self.entries.insert(ticket, Entry { waiter, since });
+        ticket
+    }
+
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
+        self.entries.remove(&ticket).map(|entry| entry.waiter)
+    }
+
+    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
+        self.entries.get_mut(&ticket).map(|entry| &mut entry.waiter)
+    }
+
+    /// Takes the first entry if its position is reached; else says where the first one is.
+    pub(super) fn pop_reached(&mut self, completed: u64) -> Result<Waiter, Option<u64>> {
+        match self.entries.first_entry() {
+            None => Err(None),
+            Some(first) if first.key().position <= completed => Ok(first.remove().waiter),
+            Some(first) => Err(Some(first.key().position)),
+        }
+    }
+
+    /// Takes every entry at or after `position`, in order.
+    pub(super) fn split_from(&mut self, position: u64) -> impl Iterator<Item = Waiter> + use<> {
+        self.entries.split_off(&Ticket { position, serial: 0 }).into_values().map(|entry| entry.waiter)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        self.entries.iter().map(|(ticket, entry)| (ticket.position, entry))
+    }
+}
