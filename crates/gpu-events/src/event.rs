@@ -12,7 +12,6 @@ use crate::{
     primitive::{AtomicU64, Mutex, Ordering, lock},
     stream::Stream,
     time::{Elapsed, Timestamp, host_nanos},
-    timeline::Progress,
     wait::{Target, WaitOptions, WaitOutcome, wait_one},
 };
 use std::{
@@ -220,34 +219,33 @@ impl Slot {
 
     /// Where the event stands, asking the driver if that is what it takes.
     #[inline]
-    pub(crate) fn progress(&self) -> Option<(Progress, Option<(&Lane, u64)>)> {
+    fn status(&self) -> Status {
         // Acquire: pairs with `set` and `set_done`.
         let state = self.state.load(Ordering::Acquire);
         match state & TAG {
-            DONE => Some((Progress::Complete, None)),
-            HOME => {
-                // Set before the state was.
-                let lane = self.home.get()?;
-                let position = state >> SHIFT;
-                let progress = lane.progress(position);
-                if progress == Progress::Complete {
-                    self.know(state);
+            DONE => Status::Complete,
+            UNRECORDED => Status::Unrecorded,
+            HOME => match self.home.get() {
+                Some(lane) => {
+                    let status = lane.status(state >> SHIFT);
+                    if status == Status::Complete {
+                        self.know(state);
+                    }
+                    status
                 }
-                Some((progress, Some((lane, position))))
-            }
-            UNRECORDED => None,
-            _ => self.progress_away(),
+                None => unreachable!("set before the state was"),
+            },
+            _ => self.status_away(),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn progress_away(&self) -> Option<(Progress, Option<(&Lane, u64)>)> {
+    fn status_away(&self) -> Status {
         match self.point() {
-            Point::Unrecorded => None,
-            Point::Done => Some((Progress::Complete, None)),
-            // The lane is not ours to lend: the caller takes the slow path for what else it wants of it.
-            Point::At(target) => Some((target.lane.progress(target.position), None)),
+            Point::Unrecorded => Status::Unrecorded,
+            Point::Done => Status::Complete,
+            Point::At(target) => target.lane.status(target.position),
         }
     }
 
@@ -431,27 +429,7 @@ impl Event {
         if fork::happened() {
             return Status::Failed;
         }
-        match self.slot().progress() {
-            Some((Progress::Complete, _)) => Status::Complete,
-            Some((Progress::Pending, Some((lane, _)))) if !lane.is_unsubmitted() => Status::Pending,
-            None => Status::Unrecorded,
-            Some((Progress::Failed, _)) => Status::Failed,
-            Some((Progress::Pending, _)) => self.status_slow(),
-        }
-    }
-
-    #[cold]
-    fn status_slow(&self) -> Status {
-        match self.point() {
-            Point::Unrecorded => Status::Unrecorded,
-            Point::Done => Status::Complete,
-            Point::At(target) => match target.lane.observe(target.position) {
-                Observed::Complete => Status::Complete,
-                Observed::Pending => Status::Pending,
-                Observed::Failed(error) if error.kind() == ErrorKind::NotSubmitted => Status::NotSubmitted,
-                Observed::Failed(_) => Status::Failed,
-            },
-        }
+        self.slot().status()
     }
 
     /// Whether the recording is complete: the seed's `query`. False for an unrecorded event (R4).

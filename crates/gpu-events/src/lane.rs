@@ -4,7 +4,7 @@ use crate::{
     backend::{BackendStream, Gate, Room, Signaled, Source, StreamTraits, Waited},
     device::DeviceCore,
     error::{Error, ErrorKind, Result},
-    event::Slot,
+    event::{Slot, Status},
     primitive::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock, try_lock},
     stream::{StreamOptions, StreamWait, WhenFull},
     time::host_nanos,
@@ -52,6 +52,8 @@ pub(crate) struct LaneCore {
     /// How many [`Stream`](crate::Stream)s refer to this.
     pub(crate) handles: AtomicU32,
     traits: StreamTraits,
+    /// The timeline alone says where a position stands: no driver to ask, no submission to be made by others.
+    tells_all: bool,
     when_full: WhenFull,
     pub(crate) producer: Producer,
     id: u64,
@@ -110,6 +112,7 @@ impl LaneCore {
             flushed: AtomicU64::new(0),
             handles: AtomicU32::new(0),
             traits,
+            tells_all: traits.pushed && !matches!(producer, Producer::External(_)),
             when_full: options.when_full,
             producer,
             id: device.next_lane_id(),
@@ -314,6 +317,27 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         // Acquire: pairs with `flush_locked`.
         !self.is_unsubmitted()
             && (!self.core.traits.batches || self.core.flushed.load(Ordering::Acquire) >= position)
+    }
+
+    /// Where `position` stands, as an event tells it.
+    #[inline]
+    pub(crate) fn status(&self, position: u64) -> Status {
+        match self.core.timeline.progress(position) {
+            Progress::Complete => Status::Complete,
+            Progress::Pending if self.core.tells_all => Status::Pending,
+            Progress::Pending | Progress::Failed => self.status_slow(position),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn status_slow(&self, position: u64) -> Status {
+        match self.progress(position) {
+            Progress::Complete => Status::Complete,
+            Progress::Failed => Status::Failed,
+            Progress::Pending if self.is_unsubmitted() => Status::NotSubmitted,
+            Progress::Pending => Status::Pending,
+        }
     }
 
     /// Where `position` stands, after asking the driver if that is what it takes.

@@ -71,9 +71,14 @@ pub(crate) struct Entry {
 }
 
 /// Entries in order of position, and of registration within one.
+///
+/// Nearly always there is one waiter at most: a stream that waits for this one. It has a place of its own, so that a
+/// hand-over from stream to stream allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    entries: BTreeMap<Ticket, Entry>,
+    /// Comes before all of `rest`. Empty while `rest` is not, right after it was taken.
+    first: Option<(Ticket, Entry)>,
+    rest: BTreeMap<Ticket, Entry>,
     serial: u64,
 }
 
@@ -81,21 +86,46 @@ impl Waiters {
     pub(super) fn insert(&mut self, position: u64, waiter: Waiter, since: u64) -> Ticket {
         let ticket = Ticket { position, serial: self.serial };
         self.serial += 1;
-        self.entries.insert(ticket, Entry { waiter, since });
+        let mut new = (ticket, Entry { waiter, since });
+        match &mut self.first {
+            None if self.rest.is_empty() => {
+                self.first = Some(new);
+                return ticket;
+            }
+            Some(first) if ticket < first.0 => std::mem::swap(first, &mut new),
+            _ => {}
+        }
+        self.rest.insert(new.0, new.1);
         ticket
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
-        self.entries.remove(&ticket).map(|entry| entry.waiter)
+        let entry = match self.first.take_if(|(first, _)| *first == ticket) {
+            Some((_, entry)) => Some(entry),
+            None => self.rest.remove(&ticket),
+        };
+        entry.map(|entry| entry.waiter)
     }
 
     pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
-        self.entries.get_mut(&ticket).map(|entry| &mut entry.waiter)
+        let entry = match &mut self.first {
+            Some((first, entry)) if *first == ticket => Some(entry),
+            _ => self.rest.get_mut(&ticket),
+        };
+        entry.map(|entry| &mut entry.waiter)
     }
 
     /// Takes the first entry if its position is reached; else says where the first one is.
+    #[inline]
     pub(super) fn pop_reached(&mut self, completed: u64) -> Result<Waiter, Option<u64>> {
-        match self.entries.first_entry() {
+        if let Some((ticket, _)) = &self.first {
+            let position = ticket.position;
+            return match self.first.take_if(|_| position <= completed) {
+                Some((_, entry)) => Ok(entry.waiter),
+                None => Err(Some(position)),
+            };
+        }
+        match self.rest.first_entry() {
             None => Err(None),
             Some(first) if first.key().position <= completed => Ok(first.remove().waiter),
             Some(first) => Err(Some(first.key().position)),
@@ -104,14 +134,17 @@ impl Waiters {
 
     /// Takes every entry at or after `position`, in order.
     pub(super) fn split_from(&mut self, position: u64) -> impl Iterator<Item = Waiter> + use<> {
-        self.entries.split_off(&Ticket { position, serial: 0 }).into_values().map(|entry| entry.waiter)
+        let first = self.first.take_if(|(first, _)| first.position >= position);
+        let rest = self.rest.split_off(&Ticket { position, serial: 0 });
+        first.into_iter().chain(rest).map(|(_, entry)| entry.waiter)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.first.is_none() && self.rest.is_empty()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        self.entries.iter().map(|(ticket, entry)| (ticket.position, entry))
+        let first = self.first.iter().map(|(ticket, entry)| (ticket, entry));
+        first.chain(&self.rest).map(|(ticket, entry)| (ticket.position, entry))
     }
 }

@@ -302,3 +302,20 @@ impl fmt::Debug for Strand {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle stream and a pending event own, their allocations' headers aside. The whole, as the allocator sees
+    /// it, is measured by `gpu-events bench`.
+    #[test]
+    fn sizes_are_kept() {
+        let counts = 2 * size_of::<usize>();
+        let lane = counts + size_of::<Lane<Strand>>();
+        assert!(lane <= 384, "an idle stream's lane is {lane} bytes");
+        let slot = size_of::<crate::event::Slot>();
+        assert!(slot <= 80, "a pooled event is {slot} bytes");
+        assert!(size_of::<Op>() <= 32);
+    }
+}
