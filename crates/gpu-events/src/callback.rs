@@ -5,18 +5,14 @@
 
 use crate::{
     backend::Backend,
+    contain::contain,
     device::DeviceCore,
     error::{Error, ErrorKind, Result},
     lane::Lane,
     primitive::{AtomicBool, Condvar, Mutex, Ordering, lock, spawn},
     timeline::Ticket,
 };
-use std::{
-    collections::VecDeque,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 type Function = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -30,14 +26,16 @@ pub(crate) struct CallbackCell {
 impl CallbackCell {
     /// A callback for `device`'s thread, which is running by the time that this returns.
     pub(crate) fn new(device: &Arc<DeviceCore>, function: Function) -> Result<Arc<Self>> {
-        device.callbacks().start(&device.info().name)?;
+        device.callbacks().start(device)?;
         Ok(Arc::new(Self { function: Mutex::new(Some(function)), device: device.clone() }))
     }
 
     /// Hands the callback to its thread. Called under the timeline's lock.
     pub(crate) fn deliver(self: Arc<Self>, failure: Option<Error>) {
-        let device = self.device.clone();
-        device.callbacks().push(self, failure);
+        // Not the device: the thread may be done with the callback before we are, and then the last reference to a
+        // device would go under the timeline's lock.
+        let queue = self.device.callbacks().clone();
+        queue.push(self, failure);
     }
 
     fn take(&self) -> Option<Function> {
@@ -47,14 +45,15 @@ impl CallbackCell {
     fn run(&self, backend: &dyn Backend, failure: Option<Error>) {
         let Some(function) = self.take() else { return };
         let (mut function, mut outcome) = (Some(function), Some(failure.map_or(Ok(()), Err)));
-        // The panic hook reports a panic by the time that we catch it; the callbacks behind it go on (R17).
-        drop(catch_unwind(AssertUnwindSafe(|| {
+        contain(|| {
             backend.run_callback(&mut || {
                 if let (Some(function), Some(outcome)) = (function.take(), outcome.take()) {
                     function(outcome);
                 }
             });
-        })));
+        });
+        // What a backend did not call.
+        contain(|| drop(function));
     }
 }
 
@@ -95,7 +94,6 @@ impl Callback {
 
 /// The queue in front of a device's callback thread.
 pub(crate) struct CallbackQueue {
-    backend: Arc<dyn Backend>,
     state: Mutex<State>,
     bell: Condvar,
     started: AtomicBool,
@@ -109,9 +107,8 @@ struct State {
 }
 
 impl CallbackQueue {
-    pub(crate) fn new(backend: Arc<dyn Backend>) -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            backend,
             state: Mutex::new(State::default()),
             bell: Condvar::new(),
             started: AtomicBool::new(false),
@@ -119,7 +116,7 @@ impl CallbackQueue {
     }
 
     /// Starts the thread unless it runs. Before a callback is registered, so that a refusal is the caller's to see.
-    pub(crate) fn start(self: &Arc<Self>, device: &str) -> Result<()> {
+    fn start(self: &Arc<Self>, device: &DeviceCore) -> Result<()> {
         // Relaxed: decided under the lock below.
         if self.started.load(Ordering::Relaxed) {
             return Ok(());
@@ -128,8 +125,8 @@ impl CallbackQueue {
         if self.started.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let queue = self.clone();
-        spawn(format!("{device} callbacks"), move || queue.run())
+        let (queue, backend) = (self.clone(), device.backend().clone());
+        spawn(format!("{} callbacks", device.info().name), move || queue.run(&*backend))
             .map_err(|error| Error::with_text(ErrorKind::Resources, error.to_string()))?;
         self.started.store(true, Ordering::Relaxed);
         Ok(())
@@ -146,7 +143,7 @@ impl CallbackQueue {
     }
 
     /// The callback thread.
-    fn run(&self) {
+    fn run(&self, backend: &dyn Backend) {
         loop {
             let mut state = lock(&self.state);
             let (callback, failure) = loop {
@@ -159,7 +156,7 @@ impl CallbackQueue {
                 state = self.bell.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
             };
             drop(state);
-            callback.run(&*self.backend, failure);
+            callback.run(backend, failure);
         }
     }
 }

@@ -129,6 +129,10 @@ impl DeviceCore {
         &self.info
     }
 
+    pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
     pub(crate) fn callbacks(&self) -> &Arc<CallbackQueue> {
         &self.callbacks
     }
@@ -292,7 +296,10 @@ impl Device {
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if there is no device at all, [`ErrorKind::Forked`].
-    #[expect(clippy::should_implement_trait, reason = "the trait's `default` can't fail, and opening a device can")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the trait's `default` can't fail, and opening a device can"
+    )]
     pub fn default() -> Result<Self> {
         static DEFAULT: OnceLock<Device> = OnceLock::new();
         fork::check()?;
@@ -332,7 +339,7 @@ impl Device {
         let core = Arc::new(DeviceCore {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             info: backend.info(),
-            callbacks: CallbackQueue::new(backend.clone()),
+            callbacks: CallbackQueue::new(),
             backend,
             lanes: Mutex::new(HashMap::new()),
             closed: AtomicBool::new(false),
@@ -394,6 +401,27 @@ impl Device {
     pub fn create_stream_with(&self, options: &StreamOptions) -> Result<Stream> {
         fork::check()?;
         Ok(Stream::new(self.0.core.create_lane(options)?, self.clone()))
+    }
+
+    /// Makes a stream around something that exists already, or in a way that only its backend knows: what a backend's
+    /// own functions to adopt a foreign queue (R35) are made of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`], [`ErrorKind::Forked`], and what `make` returns.
+    pub fn adopt_stream(
+        &self,
+        options: &StreamOptions,
+        make: impl FnOnce(StreamSeed<'_>) -> Result<Arc<Lane>>,
+    ) -> Result<Stream> {
+        fork::check()?;
+        if self.is_closed() {
+            return Err(Error::new(ErrorKind::Closed));
+        }
+        let lane = make(StreamSeed { device: &self.0.core, options })?;
+        if lane.core.device.id() != self.0.core.id {
+            return Err(Error::new(ErrorKind::WrongDevice));
+        }
+        Ok(Stream::new(lane, self.clone()))
     }
 
     /// The stream that is used where none is named; made by the first call.

@@ -155,7 +155,9 @@ impl Slot {
     /// Points the event at `position` of `lane`. Under the lane's submit lock.
     #[inline]
     pub(crate) fn set(&self, lane: &Arc<Lane>, position: u64, stamp: Option<Arc<dyn Stamp>>) {
-        if !self.timed && Arc::ptr_eq(self.home.get_or_init(|| lane.clone()), lane) {
+        // Relaxed: concurrent recordings may come in either order; the lock decides between those that take it.
+        let was_away = self.state.load(Ordering::Relaxed) & TAG == AWAY;
+        if !self.timed && !was_away && Arc::ptr_eq(self.home.get_or_init(|| lane.clone()), lane) {
             // Release: whoever reads the state finds the lane, and what was submitted before the recording.
             self.state.store(position << SHIFT | HOME, Ordering::Release);
         } else {
@@ -187,8 +189,9 @@ impl Slot {
     /// Points the event at a recording that is complete already.
     #[inline]
     pub(crate) fn set_done(&self, position: u64, ticks: Option<u64>) {
-        if self.timed {
-            self.set_done_timed(position, ticks);
+        // Relaxed: as in `set`.
+        if self.timed || self.state.load(Ordering::Relaxed) & TAG == AWAY {
+            self.set_done_slow(position, ticks);
         } else {
             // Release: whoever reads the state sees what the work before it wrote.
             self.state.store(position << SHIFT | DONE, Ordering::Release);
@@ -196,12 +199,16 @@ impl Slot {
     }
 
     #[inline]
-    fn set_done_timed(&self, position: u64, ticks: Option<u64>) {
-        let mut extra = lock(&self.extra);
-        let extra = extra.get_or_insert_default();
-        let old = std::mem::replace(&mut extra.time, ticks.map_or(Time::NotMeasured, Time::Ticks));
-        // Release: as above. Under the lock, so that state and time belong to one recording for whoever reads them.
-        self.state.store(position << SHIFT | DONE, Ordering::Release);
+    fn set_done_slow(&self, position: u64, ticks: Option<u64>) {
+        let old;
+        {
+            let mut extra = lock(&self.extra);
+            let extra = extra.get_or_insert_default();
+            let time = ticks.map_or(Time::NotMeasured, Time::Ticks);
+            old = (extra.lane.take(), std::mem::replace(&mut extra.time, time));
+            // Release: as above. Under the lock, so that state and time belong to one recording for whoever reads them.
+            self.state.store(position << SHIFT | DONE, Ordering::Release);
+        }
         drop(old);
     }
 
@@ -439,11 +446,16 @@ impl Event {
     /// [`ErrorKind::NotSubmitted`], [`ErrorKind::Forked`].
     #[inline]
     pub fn is_complete(&self) -> Result<bool> {
-        match self.status() {
-            Status::Complete => Ok(true),
-            Status::Pending | Status::Unrecorded => Ok(false),
-            // Recorded anew in between, it may have nothing to say any more: then it is not complete.
-            Status::Failed | Status::NotSubmitted => self.error().map_or(Ok(false), Err),
+        loop {
+            match self.status() {
+                Status::Complete => return Ok(true),
+                Status::Pending | Status::Unrecorded => return Ok(false),
+                Status::Failed | Status::NotSubmitted => match self.error() {
+                    Some(error) => return Err(error),
+                    // Recorded anew in between.
+                    None => continue,
+                },
+            }
         }
     }
 

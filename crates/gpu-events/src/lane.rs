@@ -5,7 +5,9 @@ use crate::{
     device::DeviceCore,
     error::{Error, ErrorKind, Result},
     event::{Slot, Status},
-    primitive::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock, try_lock},
+    primitive::{
+        AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock, thread_local, try_lock,
+    },
     stream::{StreamOptions, StreamWait, WhenFull},
     time::host_nanos,
     timeline::{Progress, Registered, Relay, Timeline, relay},
@@ -78,15 +80,14 @@ pub(crate) enum Observed {
     Failed(Error),
 }
 
-/// A number for this thread that no other has.
-fn thread_token() -> u64 {
+/// A number for this thread that no other has; none while the thread's locals are being destroyed.
+fn thread_token() -> Option<u64> {
     use std::sync::atomic::AtomicU64;
     // Relaxed: only uniqueness matters. 0 stands for nobody.
     static NEXT: AtomicU64 = AtomicU64::new(1);
     thread_local! {
         static TOKEN: Cell<u64> = const { Cell::new(0) };
     }
-    // A thread whose locals are gone can't hold a guard either.
     TOKEN
         .try_with(|token| {
             if token.get() == 0 {
@@ -94,7 +95,7 @@ fn thread_token() -> u64 {
             }
             token.get()
         })
-        .unwrap_or(u64::MAX)
+        .ok()
 }
 
 impl LaneCore {
@@ -112,7 +113,7 @@ impl LaneCore {
             flushed: AtomicU64::new(0),
             handles: AtomicU32::new(0),
             traits,
-            tells_all: traits.pushed && !matches!(producer, Producer::External(_)),
+            tells_all: traits.pushed && !traits.batches && !matches!(producer, Producer::External(_)),
             when_full: options.when_full,
             producer,
             id: device.next_lane_id(),
@@ -129,7 +130,7 @@ impl LaneCore {
     /// Whether this thread holds the submit lock through a guard.
     pub(crate) fn is_held_by_this_thread(&self) -> bool {
         // Relaxed: only this thread can have stored its own token.
-        self.holder.load(Ordering::Relaxed) == thread_token()
+        thread_token() == Some(self.holder.load(Ordering::Relaxed))
     }
 
     /// Takes the submit lock.
@@ -152,12 +153,8 @@ impl LaneCore {
     /// Notes that this thread holds the lock on a user's behalf.
     pub(crate) fn set_holder(&self, held: bool) {
         // Relaxed: read for its own value by the thread that stored it; others only see that it is not theirs.
-        self.holder.store(if held { thread_token() } else { 0 }, Ordering::Relaxed);
-    }
-
-    /// The last recorded position, for reports. Waits for nobody: `None` where the lock is held.
-    pub(crate) fn recorded(&self) -> Option<u64> {
-        try_lock(&self.submit).map(|submit| submit.recorded)
+        let token = if held { thread_token() } else { None };
+        self.holder.store(token.unwrap_or(0), Ordering::Relaxed);
     }
 }
 
@@ -198,6 +195,13 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     /// with none of the backend's locks held.
     pub fn fail(&self, position: u64, error: Error) {
         self.core.timeline.fail(position, error);
+    }
+
+    /// Everything up to `position` has been given to the driver, by the backend's own decision: a bound was reached, or
+    /// the device had run dry. Called with the submit lock held; `flush` needs no such report.
+    pub fn submitted(&self, position: u64) {
+        // Release: pairs with the acquire in `need` and `is_submitted`: the driver has it before we say so.
+        self.core.flushed.fetch_max(position, Ordering::Release);
     }
 
     /// Whether some position has failed. A failed stream takes no more work.
@@ -280,10 +284,19 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         }
     }
 
-    /// Submits what is gathered, and reports what went wrong.
-    pub(crate) fn flush<'a>(&'a self, mut submit: MutexGuard<'a, Submit>) -> Result<()> {
-        let flushed = self.flush_held(&mut submit);
-        self.release(submit);
+    /// Submits what is gathered, and reports what went wrong; where the lock is held, leaves that to its holder.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let flushed = match try_lock(&self.core.submit) {
+            Some(mut submit) => {
+                let flushed = self.flush_held(&mut submit);
+                self.release(submit);
+                flushed
+            }
+            None => {
+                self.request_flush();
+                Ok(())
+            }
+        };
         self.flushed(flushed)
     }
 
@@ -301,6 +314,15 @@ impl<B: ?Sized + BackendStream> Lane<B> {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// The last recorded position, for reports. Waits for nobody: `None` where the lock is held.
+    pub(crate) fn recorded(&self) -> Option<u64> {
+        let submit = try_lock(&self.core.submit)?;
+        let recorded = submit.recorded;
+        // Not just dropped: who meanwhile wanted a flush left it to us.
+        self.release(submit);
+        Some(recorded)
     }
 
     /// Has `position` submitted, as far as that goes without blocking.
@@ -344,11 +366,13 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     #[inline]
     pub(crate) fn progress(&self, position: u64) -> Progress {
         let progress = self.core.timeline.progress(position);
-        if self.core.traits.pushed || progress != Progress::Pending {
+        if progress != Progress::Pending || (self.core.traits.pushed && !self.core.traits.batches) {
             return progress;
         }
         self.need(position);
-        self.backend.poll();
+        if !self.core.traits.pushed {
+            self.backend.poll();
+        }
         self.core.timeline.progress(position)
     }
 
@@ -409,8 +433,9 @@ impl Lane {
         loop {
             let mut submit = self.core.lock()?;
             match self.record_held(&mut submit, slot) {
-                Ok(()) => {
+                Ok(news) => {
                     self.release(submit);
+                    self.announce(news);
                     return Ok(());
                 }
                 Err(Refused::Error(error)) => {
@@ -425,9 +450,9 @@ impl Lane {
         }
     }
 
-    /// As [`record`](Self::record), under the lock.
+    /// As [`record`](Self::record), under the lock. What comes back goes to [`announce`](Self::announce).
     #[inline]
-    pub(crate) fn record_held(self: &Arc<Self>, submit: &mut Submit, slot: &Slot) -> Result<(), Refused> {
+    pub(crate) fn record_held(self: &Arc<Self>, submit: &mut Submit, slot: &Slot) -> Result<News, Refused> {
         let position = submit.recorded + 1;
         if self.is_failed() {
             return self.record_failed(submit, slot, position);
@@ -435,12 +460,18 @@ impl Lane {
         match self.backend.signal(position, slot.is_timed()).map_err(Refused::Error)? {
             Signaled::Done(ticks) => {
                 submit.recorded = position;
-                self.advance(position);
-                match self.core.timeline.progress(position) {
-                    Progress::Complete => slot.set_done(position, ticks),
-                    // Closed, this very moment.
-                    Progress::Pending | Progress::Failed => slot.set(self, position, None),
+                // Nobody waits for this position yet. If the backend was behind with its news, somebody may wait for
+                // earlier ones, and must not be told under the lock.
+                let news = self.completed() + 1 < position;
+                if !news {
+                    self.advance(position);
                 }
+                match self.core.timeline.progress(position) {
+                    // Closed, or failed, this very moment.
+                    Progress::Failed => slot.set(self, position, None),
+                    Progress::Complete | Progress::Pending => slot.set_done(position, ticks),
+                }
+                return Ok(News(news.then_some(position)));
             }
             Signaled::Pending(stamp) => {
                 submit.recorded = position;
@@ -448,7 +479,15 @@ impl Lane {
             }
             Signaled::Full(room) => return Err(Refused::Full(room)),
         }
-        Ok(())
+        Ok(News(None))
+    }
+
+    /// Tells those whom a recording could not tell under the lock.
+    #[inline]
+    pub(crate) fn announce(&self, news: News) {
+        if let News(Some(position)) = news {
+            self.advance(position);
+        }
     }
 
     /// A failed stream takes recordings, so that whoever observes them learns of the failure; a closed one does not.
@@ -458,15 +497,13 @@ impl Lane {
         submit: &mut Submit,
         slot: &Slot,
         position: u64,
-    ) -> Result<(), Refused> {
-        if let Some(error) = self.core.timeline.failure_of(position)
-            && error.kind() == ErrorKind::Closed
-        {
-            return Err(Refused::Error(error));
+    ) -> Result<News, Refused> {
+        if self.core.device.is_closed() {
+            return Err(Refused::Error(Error::new(ErrorKind::Closed)));
         }
         submit.recorded = position;
         slot.set(self, position, None);
-        Ok(())
+        Ok(News(None))
     }
 
     /// Waits until the queue takes more, or says that it would have to (R5).
@@ -499,8 +536,8 @@ impl Lane {
 
     /// The cases in which a wait leaves no trace in the stream.
     pub(crate) fn nothing_to_wait_for(self: &Arc<Self>, source: &Target) -> Result<Option<StreamWait>> {
-        if let Some(error) = self.core.timeline.failure().filter(|error| error.kind() == ErrorKind::Closed) {
-            return Err(error);
+        if self.core.device.is_closed() {
+            return Err(Error::new(ErrorKind::Closed));
         }
         match source.lane.observe(source.position) {
             Observed::Complete => Ok(Some(StreamWait::Nothing)),
@@ -573,6 +610,11 @@ impl Lane {
         (&self.backend as &dyn std::any::Any).downcast_ref()
     }
 }
+
+/// A position to advance to once the submit lock is given back.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct News(Option<u64>);
 
 /// Why nothing was recorded.
 #[derive(Debug)]

@@ -55,6 +55,7 @@
 
 pub mod backend;
 mod callback;
+mod contain;
 mod device;
 mod error;
 mod event;

@@ -156,8 +156,9 @@ impl Cache {
         let magazine = &mut self.0[0];
         if magazine.epoch != epoch {
             garbage.slots.append(&mut magazine.slots);
-            magazine.epoch = epoch;
-            // Relaxed: closed before the epoch moved on, or it will move on once more.
+            // Acquire: pairs with `empty_cache`; a pool that was closed before it moved the epoch on is seen closed.
+            magazine.epoch = pool.epoch.load(Ordering::Acquire);
+            // Relaxed: see above.
             if magazine.tally.closed.load(Ordering::Relaxed) {
                 magazine.room = 0;
             }
@@ -307,8 +308,8 @@ impl PoolCore {
     }
 
     fn empty_cache(&self) {
-        // Relaxed: other threads notice when they next use the pool.
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+        // Release: pairs with `bring_to_front`. Other threads notice when they next use the pool.
+        self.epoch.fetch_add(1, Ordering::Release);
         let slots = std::mem::take(&mut lock(&self.depot).slots);
         drop(slots);
         // This thread's at once.
@@ -323,7 +324,7 @@ impl PoolCore {
             let mut depot = lock(&self.depot);
             depot.closed = true;
             for tally in &depot.tallies {
-                // Relaxed: noticed with the epoch, which `empty_cache` moves on, or with the next one.
+                // Relaxed: seen by who sees the epoch that `empty_cache` moves on to.
                 tally.closed.store(true, Ordering::Relaxed);
             }
         }

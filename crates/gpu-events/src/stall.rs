@@ -167,7 +167,7 @@ impl<'a> Graph<'a> {
             return false;
         }
         let incomplete = match lane.core.producer {
-            Producer::Stream => lane.core.recorded().is_none_or(|recorded| recorded > lane.completed()),
+            Producer::Stream => lane.recorded().is_none_or(|recorded| recorded > lane.completed()),
             Producer::Host | Producer::External(_) => lane.completed() == 0,
         };
         incomplete || self.waits.contains_key(&lane.id())
@@ -175,7 +175,7 @@ impl<'a> Graph<'a> {
 
     fn describe(&self, lane: &Lane) -> Stalled {
         let recorded = match lane.core.producer {
-            Producer::Stream => lane.core.recorded(),
+            Producer::Stream => lane.recorded(),
             Producer::Host | Producer::External(_) => Some(1),
         };
         Stalled {

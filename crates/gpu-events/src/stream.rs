@@ -180,15 +180,15 @@ impl Stream {
         Ok(event)
     }
 
-    /// Submits what is gathered (R7). Where nothing is ever gathered, it only says whether the stream has failed.
+    /// Submits what is gathered (R7). Never blocks: while somebody holds the [`lock`](Self::lock), this thread included,
+    /// it leaves a request, which the holder carries out when it lets go. Where nothing is ever gathered, it only says
+    /// whether the stream has failed.
     ///
     /// # Errors
-    /// The stream's failure, [`ErrorKind::WouldDeadlock`] if this thread holds the [`lock`](Self::lock),
-    /// [`ErrorKind::Forked`], and what the driver refused.
+    /// The stream's failure, what the driver refused, [`ErrorKind::Forked`].
     pub fn flush(&self) -> Result<()> {
         fork::check()?;
-        let submit = self.lane.core.lock()?;
-        self.lane.flush(submit)
+        self.lane.flush()
     }
 
     /// Blocks until all that was submitted to this stream is done.
@@ -305,7 +305,11 @@ impl StreamGuard<'_> {
         event.check_device(self.lane)?;
         let lane = self.lane;
         match lane.record_held(self.submit()?, event.slot()) {
-            Ok(()) => Ok(()),
+            // The lock that is held is the user's own doing.
+            Ok(news) => {
+                lane.announce(news);
+                Ok(())
+            }
             Err(Refused::Full(_)) => Err(Error::new(ErrorKind::WouldBlock)),
             Err(Refused::Error(error)) => Err(error),
         }

@@ -5,9 +5,9 @@ use crate::{
     event::{Event, EventId, Point},
     fork,
     pool::EventPool,
+    primitive::DashMap,
     stream::{Stream, StreamWait},
 };
-use dashmap::DashMap;
 use std::sync::{Arc, OnceLock};
 
 /// A table of events by id, with the seed's verbs.

@@ -67,6 +67,19 @@ impl Inner {
         self.failures.last().map_or(u64::MAX, |(from, _)| *from)
     }
 
+    /// Delivers the callbacks of positions that are complete, and takes out the others who wait for one. Before a
+    /// failure is told, so that it does not overtake them (R17).
+    fn take_reached(&mut self, completed: u64) -> Vec<Waiter> {
+        let mut reached = Vec::new();
+        while let Ok(waiter) = self.waiters.pop_reached(completed) {
+            match waiter {
+                Waiter::Callback(callback) => callback.deliver(None),
+                waiter => reached.push(waiter),
+            }
+        }
+        reached
+    }
+
     fn failure_at(&self, position: u64) -> Option<&Error> {
         // The last entry holds from the lowest position on; the first one that covers `position` was first.
         self.failures.iter().find(|(from, _)| *from <= position).map(|(_, error)| error)
@@ -224,7 +237,7 @@ impl Timeline {
     /// Returns the position from which the failure holds, or `None` where an earlier failure covers it all: the
     /// first one wins. A later failure of earlier positions holds for those, so that none of them hangs.
     pub(crate) fn fail(&self, from: u64, error: Error) -> Option<u64> {
-        let (at, told);
+        let (at, reached, told);
         {
             let mut inner = lock(&self.inner);
             let failed_from = inner.failed_from();
@@ -240,6 +253,7 @@ impl Timeline {
                 return None;
             }
             inner.failures.push((at, error.clone()));
+            reached = inner.take_reached(completed);
             let mut rest = Vec::new();
             // Those from the earlier failure on were told of that one.
             for waiter in inner.waiters.split_from(at) {
@@ -249,6 +263,9 @@ impl Timeline {
                 }
             }
             told = rest;
+        }
+        for waiter in reached {
+            waiter.fire(None);
         }
         for waiter in told {
             waiter.fire(Some(&error));
@@ -289,11 +306,14 @@ impl Timeline {
             let mut inner = lock(&self.inner);
             // AcqRel: as in `register`.
             let word = self.word.fetch_or(WAITERS, Ordering::AcqRel);
-            if word >> SHIFT < position
-                && word & FAILED != 0
-                && let Some(error) = inner.failure_at(position)
-            {
-                callback.clone().deliver(Some(error.clone()));
+            let failure = if word & FAILED != 0 { inner.failure_at(position).cloned() } else { None };
+            if let Some(error) = failure.filter(|_| word >> SHIFT < position) {
+                let reached = inner.take_reached(word >> SHIFT);
+                callback.clone().deliver(Some(error));
+                drop(inner);
+                for waiter in reached {
+                    waiter.fire(None);
+                }
                 return None;
             }
             ticket = inner.waiters.insert(position, Waiter::Callback(callback.clone()), since);

@@ -1,6 +1,6 @@
 //! Passing news from one lane to the next: all failures first, and without growing the stack.
 
-use crate::error::Error;
+use crate::{contain::contain, error::Error, primitive::thread_local};
 use std::{cell::RefCell, collections::VecDeque, fmt, sync::Arc};
 
 /// Another lane, or somebody who acts for one, that waits for a position.
@@ -49,14 +49,14 @@ pub(crate) fn run(relay: Arc<dyn Relay>, failure: Option<&Error>) {
     let Some(relay) = relay else { return };
     let _reset = Reset;
     if let Some(error) = failure {
-        relay.fail(error);
+        contain(|| relay.fail(error));
         fail_pending();
     }
-    relay.release();
+    contain(|| relay.release());
     loop {
         fail_pending();
         match with(|pending| pending.releases.pop_front()) {
-            Some(relay) => relay.release(),
+            Some(relay) => contain(|| relay.release()),
             None => return,
         }
     }
@@ -65,7 +65,7 @@ pub(crate) fn run(relay: Arc<dyn Relay>, failure: Option<&Error>) {
 /// Marks all that is to be marked, and what that leads to.
 fn fail_pending() {
     while let Some((relay, error)) = with(|pending| pending.failures.pop_front()) {
-        relay.fail(&error);
+        contain(|| relay.fail(&error));
         with(|pending| {
             pending.releases.push_back(relay);
             Some(())

@@ -1,13 +1,8 @@
 //! Who waits for a position, in order of position.
 
 use super::Relay;
-use crate::{callback::CallbackCell, error::Error, wait::ThreadWaiter};
-use std::{
-    collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    task::Waker,
-};
+use crate::{callback::CallbackCell, contain::contain, error::Error, wait::ThreadWaiter};
+use std::{collections::BTreeMap, sync::Arc, task::Waker};
 
 /// Somebody to tell when a position is settled.
 #[derive(Debug)]
@@ -48,9 +43,7 @@ impl Waiter {
         match self {
             Self::Relay(relay) => super::relay::run(relay, failure),
             Self::Thread(thread) => thread.wake(),
-            // A panic in a foreign waker must not take the news away from those behind it (R17). The panic
-            // hook has reported it by the time that we catch it.
-            Self::Waker(waker) => drop(catch_unwind(AssertUnwindSafe(|| waker.wake()))),
+            Self::Waker(waker) => contain(|| waker.wake()),
             Self::Callback(_) => unreachable!("callbacks are delivered under the lock"),
         }
     }

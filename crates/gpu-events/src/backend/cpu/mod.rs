@@ -104,12 +104,8 @@ impl<'a> CpuStream<'a> {
     pub fn enqueue<R: WorkResult>(&self, work: impl FnOnce() -> R + Send + 'static) -> Result<()> {
         fork::check()?;
         if self.lane.is_failed() {
-            if let Some(error) =
-                self.lane.core.timeline.failure().filter(|error| error.kind() == ErrorKind::Closed)
-            {
-                return Err(error);
-            }
-            return Ok(());
+            let closed = self.lane.core.device.is_closed();
+            return if closed { Err(Error::new(ErrorKind::Closed)) } else { Ok(()) };
         }
         let work = Box::new(move || work().into_result());
         if self.held {

@@ -8,6 +8,7 @@
 use super::workers;
 use crate::{
     backend::{BackendStream, Gate, Room, Signaled, Source, Stamp, StreamTraits, Waited},
+    contain::{contain, discard},
     error::{Error, ErrorKind, Result},
     lane::Lane,
     primitive::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
@@ -114,7 +115,7 @@ impl Strand {
 
 /// Drops an operation that will not run. What a closure captured may panic when it goes.
 fn drop_quietly(op: Op) {
-    drop(catch_unwind(AssertUnwindSafe(move || drop(op))));
+    contain(move || drop(op));
 }
 
 impl BackendStream for Strand {
@@ -251,8 +252,7 @@ fn perform(lane: u64, work: Work) -> Result<()> {
         Ok(result) => result,
         Err(payload) => {
             let error = Error::with_text(ErrorKind::Panicked, panic_text(&*payload));
-            // The payload's own drop is user code.
-            drop(catch_unwind(AssertUnwindSafe(move || drop(payload))));
+            discard(payload);
             Err(error)
         }
     }

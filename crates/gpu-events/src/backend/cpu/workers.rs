@@ -9,6 +9,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     lane::Lane,
     primitive::{Condvar, Mutex, lock, spawn},
+    work,
 };
 use std::{
     cell::RefCell,
@@ -71,12 +72,15 @@ pub(super) fn start() -> Result<()> {
 #[inline]
 pub(super) fn schedule(lane: Ready) {
     let mut lane = Some(lane);
-    // A thread whose locals are gone is no worker.
-    let _ = LOCAL.try_with(|local| {
-        if let Some(local) = &mut *local.borrow_mut() {
-            local.extend(lane.take());
-        }
-    });
+    // A closure that is running may take long: what it makes ready is for the other workers.
+    if work::current().is_none() {
+        // A thread whose locals are gone is no worker.
+        let _ = LOCAL.try_with(|local| {
+            if let Some(local) = &mut *local.borrow_mut() {
+                local.extend(lane.take());
+            }
+        });
+    }
     if let Some(lane) = lane {
         pool().inject([lane]);
     }
@@ -136,7 +140,7 @@ impl Pool {
     }
 
     fn hire(&self, state: &mut State) -> std::io::Result<()> {
-        spawn(format!("gpu-events cpu {}", state.threads), work)?;
+        spawn(format!("gpu-events cpu {}", state.threads), live)?;
         state.threads += 1;
         Ok(())
     }
@@ -170,7 +174,7 @@ impl Pool {
 }
 
 /// A worker's life.
-fn work() {
+fn live() {
     LOCAL.with(|local| *local.borrow_mut() = Some(VecDeque::new()));
     let mut round = 0_u32;
     loop {

@@ -1,0 +1,17 @@
+//! Tests of the whole crate through its public interface, in one binary.
+//!
+//! - `hazards`: what is known to go wrong in the original (`docs/seed-parity.md`), each shown to be caught in
+//!   `seed_way`, a re-creation of it.
+//! - `skeleton`: the backend that CONTRIBUTING.md tells to copy, over the fake driver in `driver`; `skeleton_works`
+//!   puts it to use.
+//! - The others: what the conformance suite (`crates/conformance`), which knows backends and not this crate's own
+//!   machinery, does not cover.
+//!
+//! Work is held back with gates and host signals, never with sleeps; waits are bounded.
+
+#![cfg(all(feature = "cpu", not(gpu_events_loom)))]
+
+mod driver;
+mod skeleton;
+mod skeleton_works;
+mod support;

@@ -1,0 +1,55 @@
+//! What the tests share.
+
+use gpu_events::{Device, Event, HostSignal, Stream, WaitOptions, WaitOutcome};
+use std::{sync::mpsc, time::Duration};
+
+/// How long a test waits for what must come. Never reached unless something is broken.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+pub(crate) fn cpu() -> Device {
+    Device::open("cpu").expect("the CPU is there")
+}
+
+/// A stream whose work is held back until the signal is given.
+pub(crate) fn held_stream(device: &Device) -> (Stream, HostSignal) {
+    let stream = device.create_stream().expect("a stream");
+    let signal = hold(&stream);
+    (stream, signal)
+}
+
+/// Holds back what is submitted to `stream` from now on.
+pub(crate) fn hold(stream: &Stream) -> HostSignal {
+    let (gate, signal) = stream.device().host_event().expect("a host event");
+    assert!(stream.wait(&gate).expect("a wait").inserted());
+    signal
+}
+
+/// Synchronizes, within bounds.
+#[track_caller]
+pub(crate) fn complete(event: &Event) {
+    assert_eq!(event.wait_timeout(BOUND).expect("no failure"), WaitOutcome::Complete, "{event:?}");
+}
+
+pub(crate) fn bounded() -> WaitOptions {
+    WaitOptions::new().timeout(BOUND)
+}
+
+/// Runs `body` on a thread of its own, and gives up on it after `patience`; what hangs is left behind.
+pub(crate) fn within<T: Send + 'static>(
+    patience: Duration,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(body()));
+    receiver.recv_timeout(patience).ok()
+}
+
+/// Turns until `condition` holds, within bounds.
+#[track_caller]
+pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < BOUND, "never came: {what}");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,1 @@
+#![cfg(gpu_events_loom)]
