@@ -594,8 +594,9 @@ impl Lane {
     /// The end, as [`Device::close`](crate::Device::close) wants it.
     pub(crate) fn close(&self) {
         self.fail(self.completed() + 1, Error::new(ErrorKind::Closed));
-        self.open_gates();
+        // Before the gates open: what they hold back in the backend's own queue is not to be submitted any more.
         self.backend.abandon();
+        self.open_gates();
     }
 
     fn open_gates(&self) {

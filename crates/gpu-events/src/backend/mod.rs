@@ -131,8 +131,9 @@ pub trait BackendStream: Any + fmt::Debug + Send + Sync {
     /// Somebody waits for `position`: from now on news up to it must come by themselves, from the device's pump.
     fn watch(&self, position: u64);
 
-    /// The device was closed: drop what was not submitted, leak what the driver may still use. Every position that
-    /// was not complete has failed already, and gates have been opened.
+    /// The device was closed: drop what was not submitted, leak what the driver may still use. Every position that was
+    /// not complete has failed already; gates open after this. Other methods may still be called afterwards, and must
+    /// then keep nothing.
     fn abandon(&self);
 }
 

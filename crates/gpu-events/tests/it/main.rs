@@ -12,6 +12,9 @@
 #![cfg(all(feature = "cpu", not(gpu_events_loom)))]
 
 mod driver;
+mod hazards;
+mod ours;
+mod seed_way;
 mod skeleton;
 mod skeleton_works;
 mod support;
