@@ -8,6 +8,7 @@ use crate::{
     contain::contain,
     device::DeviceCore,
     error::{Error, ErrorKind, Result},
+    fork,
     lane::Lane,
     primitive::{AtomicBool, Condvar, Mutex, Ordering, lock, spawn},
     timeline::Ticket,
@@ -81,8 +82,11 @@ impl Callback {
     /// Cancels the callback. `true` means that it has not run and never will; its function is dropped before this
     /// returns. `false`: it has run, is running, or was cancelled before (R18).
     ///
-    /// From any thread; never blocks on a running callback.
+    /// From any thread; never blocks on a running callback. In a fork's child, `false`.
     pub fn cancel(&self) -> bool {
+        if fork::happened() {
+            return false;
+        }
         let Some(function) = self.cell.take() else { return false };
         if let Some((lane, ticket)) = &self.place {
             lane.core.timeline.cancel(*ticket);

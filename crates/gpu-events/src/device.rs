@@ -509,7 +509,7 @@ impl Device {
 
     /// Who on this device waits for what, since when, and which end of the chain hasn't moved (R40).
     ///
-    /// A look from outside, for when things stand still: while they move, its parts may be of different moments.
+    /// Empty in a fork's child, where nothing moves at all. A look from outside, for when things stand still: while they move, its parts may be of different moments.
     pub fn stall_report(&self) -> StallReport {
         StallReport::of(self.0.core.id)
     }

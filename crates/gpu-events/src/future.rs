@@ -3,6 +3,7 @@
 use crate::{
     error::Result,
     event::{Event, Point},
+    fork,
     lane::Observed,
     time::host_nanos,
     timeline::{Registered, Ticket},
@@ -50,6 +51,8 @@ impl Future for Completion {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let result = match &mut self.state {
             State::Ready(result) => return Poll::Ready(result.clone()),
+            // The future may have come through a fork.
+            State::Pending { .. } if fork::happened() => return Poll::Ready(fork::check()),
             State::Pending { target, ticket } => match poll_pending(target, ticket, context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(result) => result,
@@ -98,7 +101,7 @@ fn cancel(state: &mut State) {
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        if !crate::fork::happened() {
+        if !fork::happened() {
             cancel(&mut self.state);
         }
     }

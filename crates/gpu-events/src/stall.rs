@@ -1,7 +1,7 @@
 //! Who waits for what, when things stand still (R40).
 
 use crate::{
-    device,
+    device, fork,
     lane::{Lane, Producer},
     stream::StreamId,
     time::host_nanos,
@@ -85,6 +85,9 @@ pub enum StallEnd {
 
 impl StallReport {
     pub(crate) fn of(device: u64) -> Self {
+        if fork::happened() {
+            return Self { stalled: Vec::new(), chains: Vec::new() };
+        }
         let now = host_nanos();
         let lanes = device::all_lanes();
         let graph = Graph::new(&lanes, now);
