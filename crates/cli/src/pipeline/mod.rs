@@ -1,0 +1,209 @@
+//! `gpu-events pipeline`: a file's fs-verity digest, computed by stages whose order is made by events alone.
+
+mod bar;
+mod interrupt;
+mod report;
+mod run;
+mod source;
+mod spans;
+mod stages;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, bail, ensure};
+use gpu_events::{Device, Event};
+use indicatif::ProgressBar;
+
+pub(crate) use interrupt::EXIT_CODE as INTERRUPTED_EXIT_CODE;
+pub(crate) use run::Interrupted;
+
+use crate::fsverity::{self, BLOCK};
+use crate::{output, units};
+use report::{OneStream, Report};
+use run::{Plan, Run};
+use source::Source;
+use stages::{CpuStages, Layout};
+
+const STREAMS_LIMIT: u16 = 256;
+/// However many cores there are: one stream reads for all, about ten times as fast as another hashes, and buffers
+/// should not grow for nothing.
+const DEFAULT_STREAMS_LIMIT: usize = 16;
+const IN_FLIGHT_LIMIT: u32 = 1 << 12;
+
+/// Large enough that its dozen events and waits vanish beside half a millisecond of hashing, small enough that it is
+/// still in a shared cache when it is hashed. Measured: 256 KiB takes 3 % longer, 4 KiB a multiple.
+const CHUNK: &str = "1M";
+
+/// What the buffers may take in all. A mistyped size is told so, rather than left to the OOM killer.
+const BUFFERS_LIMIT: u64 = 1 << 30;
+
+/// How often `--compare` runs each way.
+const ROUNDS: usize = 3;
+
+/// Compute a file's fs-verity digest, and show what the streams did meanwhile.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PipelineArgs {
+    /// The file to digest
+    file: PathBuf,
+
+    /// The device that hashes
+    #[arg(long, default_value = "cpu")]
+    device: String,
+
+    /// Streams that hash [default: one for each core, at most 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(STREAMS_LIMIT)))]
+    streams: Option<u16>,
+
+    /// Bytes read, hashed and collected at a time: a multiple of 4 KiB, such as 64K or 1MiB
+    #[arg(long, value_name = "SIZE", default_value = CHUNK, value_parser = units::parse_chunk)]
+    chunk: u64,
+
+    /// Chunks submitted ahead of those collected [default: 8 for each stream]
+    ///
+    /// They share buffers, of which there are at most two for each stream and two more.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(IN_FLIGHT_LIMIT)))]
+    in_flight: Option<u32>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    /// Do the same work on a single stream as well, and say how much slower that is
+    #[arg(long)]
+    compare: bool,
+}
+
+pub(crate) fn run(args: &PipelineArgs) -> anyhow::Result<()> {
+    let name = args.file.display();
+    let source = Arc::new(open(&args.file).with_context(|| name.to_string())?);
+    let bytes = source.len().with_context(|| name.to_string())?;
+    let streams = args.streams.map_or_else(default_streams, usize::from);
+    let plan = plan(bytes, args.chunk, streams, args.in_flight)?;
+    let device = Device::open(&args.device).with_context(|| args.device.clone())?;
+    // Whatever way this returns, nothing goes on in the back: work not begun is dropped, not done.
+    let _close = Close(&device);
+    let stop = interrupt::on_ctrl_c(&device)?;
+
+    let rounds = if args.compare { ROUNDS } else { 1 };
+    let runs = if args.compare { 2 * ROUNDS } else { 1 };
+    let bar = bar::over(bytes.saturating_mul(runs as u64));
+    let job = Job { device: &device, plan: &plan, source, stop: &stop, bar: &bar };
+    let (mut pipelined, mut one_stream) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        // Interleaved, so that what else goes on in the machine meets both ways alike.
+        pipelined.push(job.run(Layout::Pipelined { hashers: streams }).with_context(|| name.to_string())?);
+        if args.compare {
+            one_stream.push(job.run(Layout::OneStream).with_context(|| name.to_string())?);
+        }
+    }
+    let mut roots = pipelined.iter().chain(&one_stream).map(|run| run.root);
+    let first = roots.next();
+    ensure!(roots.all(|root| Some(root) == first), "{name}: changed between two rounds of reading it");
+    bar.finish_and_clear();
+
+    let run = median(pipelined);
+    let report = Report {
+        path: &args.file,
+        digest: fsverity::format(&fsverity::digest(&run.root, bytes)),
+        device: &device,
+        plan: &plan,
+        one_stream: args.compare.then(|| OneStream { wall: median(one_stream).wall, rounds }),
+        run: &run,
+        resident_peak: resident_peak(),
+    };
+    if args.json { output::print_json(&report.json()) } else { output::print(report.text()) }
+}
+
+/// Opens a regular file. Others are refused before they are opened, since opening a FIFO waits for its writer.
+fn open(path: &Path) -> anyhow::Result<File> {
+    let metadata = fs::metadata(path)?;
+    ensure!(!metadata.is_dir(), "is a directory, and only files have a digest");
+    ensure!(metadata.is_file(), "is not a regular file, which can be read by position");
+    Ok(File::open(path)?)
+}
+
+fn default_streams() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().min(DEFAULT_STREAMS_LIMIT))
+}
+
+fn plan(bytes: u64, chunk: u64, streams: usize, in_flight: Option<u32>) -> anyhow::Result<Plan> {
+    // A buffer needs no room for what the file does not have.
+    let chunk = chunk.min(bytes.checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX)).max(BLOCK as u64);
+    let in_flight = in_flight.map_or(8 * streams, |in_flight| in_flight as usize);
+    // For each hashing stream one chunk at work and one that is ready when it is done, and two that are read and
+    // collected meanwhile: more would only be farther from the caches.
+    let slots =
+        in_flight.min(2 * streams + 2).min(usize::try_from(bytes.div_ceil(chunk)).unwrap_or(usize::MAX));
+    let buffers = chunk.checked_mul(slots as u64).filter(|buffers| *buffers <= BUFFERS_LIMIT);
+    ensure!(
+        buffers.is_some(),
+        "{slots} buffers of {} are more than {} in all: choose a smaller --chunk, or fewer --streams or --in-flight",
+        units::bytes(chunk),
+        units::bytes(BUFFERS_LIMIT),
+    );
+    // At most the limit, which fits.
+    Ok(Plan { bytes, chunk: chunk as usize, in_flight, slots })
+}
+
+/// What all runs over one file share.
+struct Job<'a> {
+    device: &'a Device,
+    plan: &'a Plan,
+    source: Arc<File>,
+    stop: &'a Event,
+    bar: &'a ProgressBar,
+}
+
+impl Job<'_> {
+    fn run(&self, layout: Layout) -> anyhow::Result<Run> {
+        run_on(self.device, layout, self.plan, self.source.clone(), self.stop, |bytes| self.bar.inc(bytes))
+    }
+}
+
+fn run_on(
+    device: &Device,
+    layout: Layout,
+    plan: &Plan,
+    source: Arc<dyn Source>,
+    stop: &Event,
+    collected: impl FnMut(u64),
+) -> anyhow::Result<Run> {
+    // The place where another backend's stages join.
+    let stages = match device.info().backend {
+        "cpu" => CpuStages::new(device, layout, plan, Arc::clone(&source))?,
+        backend => bail!("{}: the pipeline has no stages for {backend} devices", device.name()),
+    };
+    let run = run::run(plan, &stages, stop, collected)?;
+    // A file that lost only what had been read already, or grew, is not what the digest is of either.
+    let now = source.len()?;
+    ensure!(now >= plan.bytes, "shrank while it was read: it had {} bytes, and has {now} now", plan.bytes);
+    ensure!(now == plan.bytes, "grew while it was read: it had {} bytes, and has {now} now", plan.bytes);
+    Ok(run)
+}
+
+/// Closes the device in the end.
+struct Close<'a>(&'a Device);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The run whose wall time is in the middle.
+fn median(mut runs: Vec<Run>) -> Run {
+    runs.sort_by_key(|run| run.wall);
+    runs.swap_remove(runs.len() / 2)
+}
+
+/// The most memory that this process ever had resident, where the system tells.
+fn resident_peak() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}

@@ -1,0 +1,251 @@
+//! The runner: sends chunks through a device's stages, with nothing but events to keep them in order.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use gpu_events::{Correlation, ErrorKind, Event, Stream, Timestamp, WaitAny, WaitOptions, wait_any};
+
+use super::spans::{Sweep, Totals};
+use super::stages::{Stage, Stages};
+use crate::fsverity::Hash;
+
+/// How a file is cut up, and how much of it may be on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The file's length.
+    pub(crate) bytes: u64,
+    /// The length of each chunk but the last, whole blocks.
+    pub(crate) chunk: usize,
+    /// The most chunks submitted and not seen collected: how far the host runs ahead.
+    pub(crate) in_flight: usize,
+    /// The buffers that chunks take turns in.
+    pub(crate) slots: usize,
+}
+
+/// A piece of the file, and the buffer that is its for as long as it is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) index: u64,
+    pub(crate) slot: usize,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+}
+
+impl Plan {
+    /// The number of chunks.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.bytes.div_ceil(self.chunk as u64)
+    }
+
+    fn chunk(&self, index: u64) -> Chunk {
+        let offset = index * self.chunk as u64;
+        Chunk {
+            index,
+            slot: (index % self.slots as u64) as usize,
+            offset,
+            // No longer than a chunk, so it fits.
+            len: (self.chunk as u64).min(self.bytes - offset) as usize,
+        }
+    }
+}
+
+/// What a run found, and how it went.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) root: Hash,
+    /// From before the first submission until the root was known.
+    pub(crate) wall: Duration,
+    /// Beside each stage's totals: its name and its number of streams.
+    pub(crate) stages: Vec<(&'static str, usize, Totals)>,
+    /// Events recorded.
+    pub(crate) recorded: u64,
+    /// Stream waits that held work back; the others found their event complete.
+    pub(crate) waits: u64,
+    /// The most chunks that had begun to be read and were not collected, at one time.
+    pub(crate) peak_chunks: usize,
+}
+
+/// The user asked to stop.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Sends all chunks of `plan` through the stages, and says so to `collected` as their bytes are done with.
+///
+/// # Errors
+/// What the first failing piece of work says; [`Interrupted`] as soon as `stop` settles, with work still pending.
+pub(crate) fn run(
+    plan: &Plan,
+    stages: &dyn Stages,
+    stop: &Event,
+    mut collected: impl FnMut(u64),
+) -> anyhow::Result<Run> {
+    let start = Instant::now();
+    let mut runner = Runner::new(stages, start)?;
+    let mut flight = VecDeque::with_capacity(plan.in_flight);
+    for index in 0..plan.chunks() {
+        // Far ahead, there is much to submit between two waits.
+        if stop.is_complete()? {
+            return Err(Interrupted.into());
+        }
+        if flight.len() == plan.in_flight {
+            // One wait for half of them, rather than one for each: the host wakes up less often, and the other
+            // half keeps the device at work meanwhile.
+            let half = flight.len().div_ceil(2);
+            collected(runner.collect(&mut flight, half, stop)?);
+        }
+        // A slot whose last chunk was seen collected is free; of the others the stream has to wait for it.
+        let taken_by = flight.len().checked_sub(plan.slots).map(|before| &flight[before]);
+        let submitted = runner.submit(plan.chunk(index), taken_by)?;
+        flight.push_back(submitted);
+    }
+    while !flight.is_empty() {
+        collected(runner.collect(&mut flight, 1, stop)?);
+    }
+    let root = stages.root()?;
+    let (totals, peak_chunks) = runner.sweep.finish();
+    let names = stages.stages().iter().map(|stage| (stage.name, stage.streams.len()));
+    Ok(Run {
+        root,
+        wall: start.elapsed(),
+        stages: names.zip(totals).map(|((name, streams), totals)| (name, streams, totals)).collect(),
+        recorded: runner.recorded,
+        waits: runner.waits,
+        peak_chunks,
+    })
+}
+
+/// A chunk on its way.
+#[derive(Debug)]
+struct Submitted {
+    bytes: usize,
+    /// Of each stage, the stream's place among all lanes of the sweep, and what was recorded on it.
+    spans: Vec<(usize, Span)>,
+}
+
+/// The events before and after a piece of work. The later one is also what the next stage waits for.
+#[derive(Debug)]
+struct Span {
+    begin: Event,
+    end: Event,
+}
+
+impl Submitted {
+    fn collected(&self) -> &Event {
+        &self.spans.last().expect("a device has stages").1.end
+    }
+}
+
+struct Runner<'a> {
+    stages: &'a dyn Stages,
+    start: Instant,
+    /// Place each clock's timestamps on the host's, so that stages of several devices can be compared.
+    correlations: Vec<Correlation>,
+    sweep: Sweep,
+    recorded: u64,
+    waits: u64,
+}
+
+impl<'a> Runner<'a> {
+    fn new(stages: &'a dyn Stages, start: Instant) -> gpu_events::Result<Self> {
+        let mut correlations: Vec<Correlation> = Vec::new();
+        let streams = || stages.stages().iter().flat_map(|stage| &stage.streams);
+        for device in streams().map(Stream::device) {
+            if correlations.iter().all(|known| known.device().clock().id() != device.clock().id()) {
+                correlations.push(device.correlate()?);
+            }
+        }
+        let sweep = Sweep::new(stages.stages().len(), streams().count());
+        Ok(Self { stages, start, correlations, sweep, recorded: 0, waits: 0 })
+    }
+
+    /// Submits all stages of one chunk, each behind the one before, the first behind who has its slot now.
+    fn submit(&mut self, chunk: Chunk, taken_by: Option<&Submitted>) -> anyhow::Result<Submitted> {
+        let stages = self.stages;
+        let mut spans: Vec<(usize, Span)> = Vec::with_capacity(stages.stages().len());
+        let mut lanes = 0;
+        for (index, Stage { streams, .. }) in stages.stages().iter().enumerate() {
+            let turn = (chunk.index % streams.len() as u64) as usize;
+            let stream = &streams[turn];
+            let before = spans.last().map(|(_, span)| &span.end).or(taken_by.map(Submitted::collected));
+            let span = (|| {
+                if let Some(before) = before
+                    && stream.wait(before)?.inserted()
+                {
+                    self.waits += 1;
+                }
+                let begin = stream.record_timed()?;
+                stages.submit(index, stream, chunk)?;
+                let end = stream.record_timed()?;
+                Ok(Span { begin, end })
+            })()
+            .map_err(describe)?;
+            self.recorded += 2;
+            spans.push((lanes + turn, span));
+            lanes += streams.len();
+        }
+        Ok(Submitted { bytes: chunk.len, spans })
+    }
+
+    /// Waits for the first `count` chunks of the flight and takes them out of it. Their bytes.
+    fn collect(
+        &mut self,
+        flight: &mut VecDeque<Submitted>,
+        count: usize,
+        stop: &Event,
+    ) -> anyhow::Result<u64> {
+        let last = flight[count - 1].collected();
+        // Stop first: the one of several that are settled is the first, and a user who said so is not kept waiting.
+        if let WaitAny::Settled(0) = wait_any([stop, last], &WaitOptions::new()).map_err(describe)? {
+            return Err(Interrupted.into());
+        }
+        // It is settled; this says how.
+        last.synchronize().map_err(describe)?;
+        let mut bytes = 0;
+        for chunk in flight.drain(..count) {
+            self.account(&chunk)?;
+            bytes += chunk.bytes as u64;
+        }
+        self.sweep.settle();
+        Ok(bytes)
+    }
+
+    /// Adds a collected chunk's spans to the sums. Its events go back to their pools.
+    fn account(&mut self, chunk: &Submitted) -> gpu_events::Result<()> {
+        let mut first = None;
+        let mut last = 0;
+        for (stage, (lane, span)) in chunk.spans.iter().enumerate() {
+            let begin = self.place(span.begin.completion_time()?)?;
+            let end = self.place(span.end.completion_time()?)?;
+            self.sweep.stage(stage, *lane, begin, end);
+            first.get_or_insert(begin);
+            last = end;
+        }
+        self.sweep.chunk(first.unwrap_or(last), last);
+        Ok(())
+    }
+
+    /// Nanoseconds since the start of the run.
+    fn place(&self, timestamp: Timestamp) -> gpu_events::Result<u64> {
+        let clock = timestamp.clock().id();
+        let correlation = self.correlations.iter().find(|known| known.device().clock().id() == clock);
+        let (at, _) = timestamp.on_host(correlation.ok_or(ErrorKind::ClockMismatch)?)?;
+        // 584 years fit.
+        Ok(at.saturating_duration_since(self.start).as_nanos() as u64)
+    }
+}
+
+/// Work that failed says best itself why; other failures are the library's to describe.
+fn describe(error: gpu_events::Error) -> anyhow::Error {
+    match (error.kind(), error.detail()) {
+        (ErrorKind::WorkFailed, Some(why)) => anyhow::anyhow!("{why}"),
+        _ => error.into(),
+    }
+}

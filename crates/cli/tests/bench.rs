@@ -1,0 +1,141 @@
+//! `gpu-events bench --quick` from the outside: the figures mean little, their form has to be right.
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn bench(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-events"));
+    command.arg("bench").args(arguments).output().expect("the binary runs")
+}
+
+fn rows(arguments: &[&str]) -> Vec<Value> {
+    let output = bench(&[&["--quick", "--json"], arguments].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(output.stderr.is_empty(), "no progress and no remarks where no terminal is: {stderr}");
+    match serde_json::from_slice(&output.stdout).expect("standard output is JSON and nothing else") {
+        Value::Array(rows) => rows,
+        other => panic!("not a list: {other}"),
+    }
+}
+
+fn names(rows: &[Value]) -> Vec<&str> {
+    rows.iter().map(|row| row["name"].as_str().expect("a row has a name")).collect()
+}
+
+/// What the bench promises to measure.
+fn promised() -> Vec<String> {
+    let mut names: Vec<String> = [
+        "acquire+drop",
+        "acquire+drop beside a lean deleter",
+        "acquire+drop, 2 threads",
+        "acquire+drop, 4 threads",
+        "acquire+drop, 16 threads",
+        "acquire+record+complete+drop, untimed",
+        "acquire+record+complete+drop, timed",
+        "acquire+record+drop on a busy stream, untimed",
+        "acquire+record+drop on a busy stream, timed",
+        "status, known",
+        "status, pending",
+        "hand-over",
+        "hand-over with a closure",
+        "completion to host return, park",
+        "completion to host return, spin then park",
+        "completion to host return, spin",
+        "completion to callback",
+        "completion to awaiting task",
+    ]
+    .map(String::from)
+    .into();
+    if cfg!(feature = "peers") {
+        for peer in ["tokio tasks", "rayon", "a rayon chain"] {
+            names.push(format!("hand-over beside {peer}"));
+            names.push(format!("hand-over with a closure beside {peer}"));
+        }
+    }
+    if cfg!(target_os = "linux") {
+        names.extend(["memory: pending event", "memory: idle stream"].map(String::from));
+    }
+    for operation in ["acquire+record+drop with", "status in turn of", "status at random of"] {
+        names.extend(
+            ["1", "1,000", "10,000", "100,000", "1,000,000"]
+                .map(|count| format!("{operation} {count} pending")),
+        );
+    }
+    for operation in ["acquire+record+drop in turn on", "acquire+record+drop at random on"] {
+        names.push(format!("{operation} 1 stream"));
+        names.extend(
+            ["10", "100", "1,000", "10,000", "100,000"].map(|count| format!("{operation} {count} streams")),
+        );
+    }
+    names
+}
+
+#[test]
+fn every_row_is_there_and_makes_sense() {
+    let rows = rows(&[]);
+    let (mut there, mut promised) = (names(&rows), promised());
+    there.sort_unstable();
+    promised.sort_unstable();
+    assert_eq!(there, promised);
+
+    for row in &rows {
+        let figure = |field: &str| match row[field].as_f64() {
+            Some(figure) if figure.is_finite() && figure > 0.0 => figure,
+            _ => panic!("{field} is not a positive number: {row}"),
+        };
+        let (ns, baseline_ns) = (figure("ns"), figure("baseline_ns"));
+        assert!((figure("ratio") / (ns / baseline_ns) - 1.0).abs() < 1e-9, "the ratio is another: {row}");
+        assert!(
+            figure("p99_ns") >= ns && figure("baseline_p99_ns") >= baseline_ns,
+            "a tail before its median: {row}"
+        );
+        assert!(
+            row["baseline"].as_str().is_some_and(|baseline| !baseline.is_empty()),
+            "beside nothing: {row}"
+        );
+        assert_eq!(
+            row["bytes"].is_f64(),
+            row["name"].as_str().is_some_and(|name| name.starts_with("memory")),
+            "{row}"
+        );
+        for verdict in row["targets"].as_array().into_iter().flatten() {
+            assert!(
+                verdict["target"].is_string() && verdict["value"].is_f64() && verdict["met"].is_boolean(),
+                "{row}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_filter_picks_rows() {
+    assert_eq!(names(&rows(&["--filter", "STATUS, "])), ["status, known", "status, pending"]);
+}
+
+#[test]
+fn the_table_names_what_was_measured_and_on_what() {
+    let output = bench(&["--quick", "--filter", "status, known"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("the table is text");
+    for expected in ["status, known", "beside", "targets met", "machine ", "command ", "--filter"] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "colours where no terminal is:\n{text}");
+}
+
+#[test]
+fn bad_input_is_one_line_and_a_failure() {
+    for arguments in [
+        &["--device", "no-such-device"][..],
+        &["--filter", "no such row"],
+        &["--rounds", "0"],
+        &["--rounds", "soon"],
+    ] {
+        let output = bench(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert_eq!(stderr.trim_end().lines().count(), 1, "{arguments:?}: {stderr}");
+    }
+}
