@@ -14,6 +14,7 @@ use crate::{
     stall::StallReport,
     stream::{Stream, StreamOptions},
     time::{Clock, Correlation},
+    timeline::relay,
 };
 use std::{
     collections::HashMap,
@@ -173,9 +174,10 @@ impl DeviceCore {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        for lane in self.lanes() {
-            lane.close();
-        }
+        let lanes = self.lanes();
+        // One lane's failure would open gates of the next.
+        relay::batch(|| lanes.iter().for_each(|lane| lane.close()));
+        lanes.iter().for_each(|lane| lane.open_gates());
         self.backend.close();
     }
 
@@ -514,8 +516,8 @@ impl Device {
         StallReport::of(self.0.core.id)
     }
 
-    /// Ends the device for all its handles: pending recordings fail with [`ErrorKind::Closed`], so everyone who waits
-    /// is told; callbacks run with that error; gates open; work that was not submitted is dropped, and what the driver
+    /// Ends the device for all its handles: pending recordings fail with [`ErrorKind::Closed`] (unless their own work
+    /// fails first), so everyone who waits is told; callbacks run with that error; gates open; work that was not submitted is dropped, and what the driver
     /// still uses is leaked rather than freed under it (R32). Doing it again does nothing.
     pub fn close(&self) {
         if !fork::happened() {

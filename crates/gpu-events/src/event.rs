@@ -74,6 +74,8 @@ const AWAY: u64 = 0b11;
 ///
 /// An untimed recording on the event's first stream, nearly every one, is one store to `state`. Everything that does
 /// not fit there is behind the lock of `extra`: recordings on further streams, times, and the label.
+// In this order: what asking touches comes first.
+#[repr(C)]
 pub(crate) struct Slot {
     state: AtomicU64,
     home: OnceLock<Arc<Lane>>,

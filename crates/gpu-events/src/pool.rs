@@ -131,7 +131,7 @@ impl Cache {
     /// The magazine of `pool`. What has to be dropped goes to `garbage`: dropping the last slot of a pool drops its
     /// device, and whatever that does must not find the cache borrowed.
     #[inline]
-    fn of(&mut self, pool: &Arc<PoolCore>, garbage: &mut Garbage) -> &mut Magazine {
+    fn of(&mut self, pool: &Arc<PoolCore>, garbage: &mut Option<Box<Garbage>>) -> &mut Magazine {
         // Relaxed: an emptied cache is noticed sooner or later; no order hangs on it.
         let epoch = pool.epoch.load(Ordering::Relaxed);
         if !matches!(self.0.first(), Some(magazine) if magazine.key == pool.key && magazine.epoch == epoch) {
@@ -142,11 +142,12 @@ impl Cache {
 
     #[cold]
     #[inline(never)]
-    fn bring_to_front(&mut self, pool: &Arc<PoolCore>, epoch: u64, garbage: &mut Garbage) {
+    fn bring_to_front(&mut self, pool: &Arc<PoolCore>, epoch: u64, garbage: &mut Option<Box<Garbage>>) {
         match self.0.iter().position(|magazine| magazine.key == pool.key) {
             Some(index) => self.0.swap(0, index),
             None => {
                 // Relaxed: sooner or later.
+                let garbage = garbage.get_or_insert_default();
                 garbage
                     .magazines
                     .extend(self.0.extract_if(.., |old| old.tally.closed.load(Ordering::Relaxed)));
@@ -155,7 +156,7 @@ impl Cache {
         }
         let magazine = &mut self.0[0];
         if magazine.epoch != epoch {
-            garbage.slots.append(&mut magazine.slots);
+            garbage.get_or_insert_default().slots.append(&mut magazine.slots);
             // Acquire: pairs with `empty_cache`; a pool that was closed before it moved the epoch on is seen closed.
             magazine.epoch = pool.epoch.load(Ordering::Acquire);
             // Relaxed: see above.
@@ -172,7 +173,7 @@ impl Cache {
     }
 }
 
-/// What is dropped once the cache is no longer borrowed. Owns no memory while empty.
+/// What is dropped once the cache is no longer borrowed; boxed, and hardly ever there.
 #[derive(Default)]
 struct Garbage {
     slots: Vec<Box<Slot>>,
@@ -208,7 +209,7 @@ impl PoolCore {
         if fork::happened() {
             return self.acquire_bare(timed);
         }
-        let mut garbage = Garbage::default();
+        let mut garbage = None;
         let slot = CACHE.try_with(|cache| {
             let mut cache = cache.try_borrow_mut().ok()?;
             let magazine = cache.of(self, &mut garbage);
@@ -365,7 +366,7 @@ pub(crate) fn release(mut slot: Box<Slot>) {
     }
     slot.end();
     let mut slot = Some(slot);
-    let mut garbage = Garbage::default();
+    let mut garbage = None;
     let spilled = CACHE.try_with(|cache| {
         let mut cache = cache.try_borrow_mut().ok()?;
         let slot = slot.take()?;

@@ -47,10 +47,11 @@ pub(crate) enum Registered<W> {
 
 /// See the module.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Timeline {
-    /// `completed << SHIFT | FAILED | WAITERS`.
-    word: AtomicU64,
     inner: Mutex<Inner>,
+    /// `completed << SHIFT | FAILED | WAITERS`. Last, where the lane goes on with what else is hot.
+    word: AtomicU64,
 }
 
 #[derive(Debug, Default)]

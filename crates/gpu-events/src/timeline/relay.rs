@@ -53,6 +53,26 @@ pub(crate) fn run(relay: Arc<dyn Relay>, failure: Option<&Error>) {
         fail_pending();
     }
     contain(|| relay.release());
+    run_pending();
+}
+
+/// Runs `news`, and whatever relays it leads to on this thread after it: failures that it brings about are then all
+/// marked before anybody is released.
+pub(crate) fn batch(news: impl FnOnce()) {
+    let outermost = PENDING.try_with(|pending| {
+        let mut pending = pending.borrow_mut();
+        let outermost = pending.is_none();
+        pending.get_or_insert_default();
+        outermost
+    });
+    let reset = matches!(outermost, Ok(true)).then_some(Reset);
+    news();
+    if reset.is_some() {
+        run_pending();
+    }
+}
+
+fn run_pending() {
     loop {
         fail_pending();
         match with(|pending| pending.releases.pop_front()) {

@@ -41,15 +41,17 @@ enum Op {
 /// How many operations a strand runs before it lets others in.
 const BUDGET: u32 = 256;
 
-/// The driver half of a CPU stream.
+/// The driver half of a CPU stream. In this order, so that what a recording touches lies beside the hot end of the
+/// lane's core.
+#[repr(C)]
 pub(super) struct Strand {
-    lane: Weak<Lane<Strand>>,
+    busy: AtomicBool,
+    depth: Option<u64>,
     /// Submitted, and not taken by who runs the strand.
     queue: Mutex<Queue>,
     /// Taken, while nobody runs the strand.
     taken: Mutex<VecDeque<Op>>,
-    busy: AtomicBool,
-    depth: Option<u64>,
+    lane: Weak<Lane<Strand>>,
 }
 
 #[derive(Default)]
@@ -230,7 +232,7 @@ pub(super) fn run(mut lane: Arc<Lane<Strand>>) {
                     // first, to see what became of it.
                     ops.push_front(Op::Wait(source.clone(), position));
                     *lock(&lane.backend().taken) = std::mem::take(&mut ops);
-                    match source.core.timeline.register(position, lane, host_nanos()) {
+                    match source.core.timeline.register(position, lane, workers::coarse_now()) {
                         Registered::Parked(_) => return source.watch(position),
                         Registered::Reached(back) | Registered::Failed(back, _) => lane = back,
                     }
