@@ -591,7 +591,7 @@ impl Lane {
         }
         if self.core.device.is_closed() {
             // `close` may be between its flag and us: marked before it is let go, whoever of the two opens it.
-            self.fail(self.completed() + 1, Error::new(ErrorKind::Closed));
+            self.close();
             self.open_gates();
         }
         Ok(if gated { StreamWait::Gated } else { StreamWait::Native })

@@ -101,8 +101,8 @@ impl Script {
 
     /// The work of `step`, until its end.
     fn work(&self, step: usize) {
-        let pinned = host::pin_to_core(WORK_CORE);
         let mut cpu = host::thread_cpu();
+        let pinned = host::pin_to_core(WORK_CORE);
         let mut turns = 0_u32;
         while self.awaited.load(Ordering::Acquire) <= step as u64 {
             turns += 1;

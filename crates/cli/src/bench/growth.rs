@@ -1,7 +1,7 @@
 //! Does an operation cost the same when there are a million events, or a hundred thousand streams?
 //!
 //! In turn it should. At random each object is a cache line that has to come from wherever it is, for anybody: so one
-//! access to a word in a box, among as many boxes of about the same size, is measured beside it.
+//! access to a word in a box, among as many boxes of about the same size, is measured beside it, one after the other.
 
 use super::harness::{Batch, Group, Measure, VariantId};
 use super::report::Target;
@@ -27,43 +27,34 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     let streams = STREAMS.map(|count| (count, Shared::new(move || make_streams(bench, count))));
     let mut rows = Rows { bench, group: &mut group };
 
-    rows.flat("acquire+record+drop with", "pending", &pending, |made| record_beside(bench, made));
+    let name = |count| format!("acquire+record+drop with {}", many(count, "pending"));
+    rows.flat(name, pending.iter().map(|(count, made)| (*count, record_beside(bench, made.clone()))));
     for (order, times) in [(Order::InTurn, 1.0), (Order::Random, 2.0)] {
-        let asked = pending.iter().map(|(count, made)| (*count, ask(bench, made.clone(), order)));
-        let read =
-            |count| touch_boxes::<EVENT_WORDS>(bench, count, order, |word| word.load(Ordering::Acquire));
-        let operation = format!("status {order} of");
-        rows.beside_memory(
-            &operation,
-            "pending",
-            &format!("a read in a box {order}"),
-            times,
-            asked.collect(),
-            read,
-        );
+        let name = |count| format!("status {order} of {}", many(count, "pending"));
+        let sizes = pending.iter().map(|(count, made)| {
+            let read = |word: &AtomicU64| word.load(Ordering::Acquire);
+            (*count, ask(bench, made.clone(), order), touch_boxes::<EVENT_WORDS>(bench, *count, order, read))
+        });
+        rows.beside_memory(name, &format!("a read in a box {order}"), times, sizes);
     }
 
-    let in_turn = |made| record_on(bench, made, Order::InTurn);
-    rows.flat("acquire+record+drop in turn on", "streams", &streams, in_turn);
-    let at_random =
-        streams.iter().map(|(count, made)| (*count, record_on(bench, made.clone(), Order::Random)));
-    let add = |count| {
-        let add = |word: &AtomicU64| word.fetch_add(1, Ordering::AcqRel);
-        touch_boxes::<STREAM_WORDS>(bench, count, Order::Random, add)
-    };
-    let operation = "acquire+record+drop at random on";
-    rows.beside_memory(
-        operation,
-        "streams",
-        "an atomic addition in a box at random",
-        2.0,
-        at_random.collect(),
-        add,
-    );
+    let name = |count| format!("acquire+record+drop in turn on {}", many(count, "streams"));
+    let sizes = streams.iter().map(|(count, made)| (*count, record_on(bench, made.clone(), Order::InTurn)));
+    rows.flat(name, sizes);
+    let name = |count| format!("acquire+record+drop at random on {}", many(count, "streams"));
+    let sizes = streams.iter().map(|(count, made)| {
+        let (order, add) = (Order::Random, |word: &AtomicU64| word.fetch_add(1, Ordering::AcqRel));
+        (
+            *count,
+            record_on(bench, made.clone(), order),
+            touch_boxes::<STREAM_WORDS>(bench, *count, order, add),
+        )
+    });
+    rows.beside_memory(name, "an atomic addition in a box at random", 2.0, sizes);
     group
 }
 
-/// Adds rows of one operation at each size.
+/// Adds rows of one operation at each size, the smallest first.
 struct Rows<'g, 'a> {
     bench: &'a Bench,
     group: &'g mut Group<'a>,
@@ -71,50 +62,40 @@ struct Rows<'g, 'a> {
 
 impl<'a> Rows<'_, 'a> {
     /// Beside the same operation at the smallest size.
-    fn flat<T>(
-        &mut self,
-        operation: &str,
-        things: &str,
-        sizes: &[(usize, Shared<'a, T>)],
-        measure: impl Fn(Shared<'a, T>) -> Measure<'a>,
-    ) {
+    fn flat(&mut self, name: impl Fn(usize) -> String, sizes: impl Iterator<Item = (usize, Measure<'a>)>) {
         let mut first = None;
-        for (count, made) in sizes {
-            let name = format!("{operation} {}", many(*count, things));
-            let variant = self.group.variant(name.clone(), measure(made.clone()));
+        for (count, measure) in sizes {
+            let variant = self.group.variant(name(count), measure);
             let targets = first.map_or_else(Vec::new, |first| {
                 self.bench.targets([Target::Within { of: "the first", variant: first, factor: FLAT }])
             });
             let first = *first.get_or_insert(variant);
-            self.group.row(name, variant, first, targets);
+            self.group.row(name(count), variant, first, targets);
         }
     }
 
-    /// Beside an access to as many boxes: what comes on top of the smallest size should be `times` that at most. A
-    /// handle and its object are two places, so that two is what is expected where neither is in a cache.
+    /// Beside an access to as many boxes: what comes on top of the smallest size should be `times` that at most.
     fn beside_memory(
         &mut self,
-        operation: &str,
-        things: &str,
+        name: impl Fn(usize) -> String,
         access: &str,
         times: f64,
-        sizes: Vec<(usize, Measure<'a>)>,
-        touch: impl Fn(usize) -> Measure<'a>,
+        sizes: impl Iterator<Item = (usize, Measure<'a>, Measure<'a>)>,
     ) {
         let mut first: Option<VariantId> = None;
-        for (count, measure) in sizes {
-            let name = format!("{operation} {}", many(count, things));
-            let variant = self.group.variant(name.clone(), measure);
-            let memory = self.group.variant(access, touch(count));
+        for (count, measure, touch) in sizes {
+            let variant = self.group.variant(name(count), measure);
+            let memory = self.group.variant(access, touch);
             let targets = first.map_or_else(Vec::new, |first| {
                 self.bench.targets([Target::OnTop { of: "the first", variant: first, times }])
             });
             first.get_or_insert(variant);
-            self.group.row(name, variant, memory, targets);
+            self.group.row(name(count), variant, memory, targets);
         }
     }
 }
 
+/// `1 stream`, `10 streams`, `1,000,000 pending`.
 fn many(count: usize, things: &str) -> String {
     let things = if count == 1 { things.trim_end_matches('s') } else { things };
     format!("{} {things}", units::count(count as u64))
@@ -219,6 +200,15 @@ impl Picker {
         Self { order, state }
     }
 
+    /// Makes the next pick at random depend on what the last access found, which is always the same. Without it the
+    /// processor would look at many things at once, and it is waiting for one that a program notices.
+    #[inline]
+    fn follow(&mut self, unexpected: bool) {
+        if let Order::Random = self.order {
+            self.state ^= u64::from(unexpected);
+        }
+    }
+
     #[inline]
     fn next_of(&mut self, count: usize) -> usize {
         match self.order {
@@ -256,7 +246,8 @@ fn ask<'a>(bench: &'a Bench, pending: Shared<'a, Pending>, order: Order) -> Meas
     Box::new(move |samples| {
         let events = pending.get()?.events.as_slice();
         batch.sample(samples, || {
-            black_box(events[picker.next_of(events.len())].status());
+            let status = black_box(events[picker.next_of(events.len())].status());
+            picker.follow(status != Status::Pending);
             Ok(())
         })
     })
@@ -269,6 +260,7 @@ fn record_on<'a>(bench: &'a Bench, streams: Shared<'a, Vec<Stream>>, order: Orde
         let streams = streams.get()?.as_slice();
         batch.sample(samples, || {
             let event = black_box(&pool).acquire();
+            // Nothing to follow: its locked operations are waited for anyway.
             event.record(&streams[picker.next_of(streams.len())])?;
             black_box(&event);
             Ok(())
@@ -288,7 +280,8 @@ fn touch_boxes<'a, const WORDS: usize>(
         let boxes = boxes.get()?.as_slice();
         batch.sample(samples, || {
             let Boxed(words) = &boxes[picker.next_of(boxes.len())];
-            black_box(touch(&words[0]));
+            let word = black_box(touch(&words[0]));
+            picker.follow(word == u64::MAX);
             Ok(())
         })
     })

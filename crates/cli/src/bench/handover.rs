@@ -24,28 +24,9 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
         let targets = bench.targets([Target::Ns(target), Target::TimesFaster(50.0)]);
         group.row(name, ours, threads, targets);
         #[cfg(feature = "peers")]
-        for (peer, label, measure, faster) in [
-            (
-                "tokio tasks",
-                "two tokio tasks, a oneshot channel for each event",
-                peers::tokio_tasks(plan, work),
-                true,
-            ),
-            (
-                "rayon",
-                "two strands of rayon jobs, a latch for each event",
-                peers::rayon_jobs(plan, work),
-                true,
-            ),
-            (
-                "a rayon chain",
-                "a rayon job that spawns the next, with nobody to wait",
-                peers::rayon_chain(plan, work),
-                false,
-            ),
-        ] {
+        for peers::Peer { name: peer, label, measure, equal } in peers::all(plan, work) {
             let peer_id = group.variant(label, measure);
-            let targets = if faster { bench.targets([Target::TimesFaster(1.0)]) } else { Vec::new() };
+            let targets = if equal { bench.targets([Target::TimesFaster(1.0)]) } else { Vec::new() };
             group.row(format!("{name} beside {peer}"), ours, peer_id, targets);
         }
     }
@@ -186,6 +167,26 @@ mod peers {
     use std::{mem, vec};
     use tokio::sync::oneshot;
 
+    pub(super) struct Peer<'a> {
+        pub(super) name: &'static str,
+        pub(super) label: &'static str,
+        pub(super) measure: Measure<'a>,
+        /// It does as much as a stream does: what is queued before waits for what is queued before.
+        pub(super) equal: bool,
+    }
+
+    pub(super) fn all<'a>(plan: &Plan, work: Work) -> [Peer<'a>; 3] {
+        let peer = |name, label, measure, equal| Peer { name, label, measure, equal };
+        let tokio = "two tokio tasks, a oneshot channel for each event";
+        let rayon = "two strands of rayon jobs, a latch for each event";
+        let chain = "a rayon job that spawns the next: nobody waits, and nothing is queued";
+        [
+            peer("tokio tasks", tokio, tokio_tasks(plan, work), true),
+            peer("rayon", rayon, rayon_jobs(plan, work), true),
+            peer("a rayon chain", chain, rayon_chain(plan, work), false),
+        ]
+    }
+
     /// Makes what a variant needs once, when it is first measured.
     fn once<T>(slot: &mut Option<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
         Ok(match slot {
@@ -196,7 +197,7 @@ mod peers {
 
     /// Two tasks on a runtime with as many workers as there are cores. Each hand-over has a channel of its own that
     /// was made before the game, as an event is recorded before it completes.
-    pub(super) fn tokio_tasks<'a>(plan: &Plan, work: Work) -> Measure<'a> {
+    fn tokio_tasks<'a>(plan: &Plan, work: Work) -> Measure<'a> {
         let rounds = loaded_rounds(plan);
         let mut runtime = None;
         Box::new(move |samples| {
@@ -313,7 +314,7 @@ mod peers {
     }
 
     /// Two strands of jobs on a pool with as many threads as there are cores.
-    pub(super) fn rayon_jobs<'a>(plan: &Plan, work: Work) -> Measure<'a> {
+    fn rayon_jobs<'a>(plan: &Plan, work: Work) -> Measure<'a> {
         let rounds = loaded_rounds(plan);
         let mut pool = None;
         Box::new(move |samples| {
@@ -345,8 +346,8 @@ mod peers {
         })
     }
 
-    /// The least that a pool of threads can do: a job that spawns the next. Nobody waits, and nothing was queued.
-    pub(super) fn rayon_chain<'a>(plan: &Plan, work: Work) -> Measure<'a> {
+    /// The least that a pool of threads can do.
+    fn rayon_chain<'a>(plan: &Plan, work: Work) -> Measure<'a> {
         let rounds = loaded_rounds(plan);
         let mut pool = None;
         Box::new(move |samples| {

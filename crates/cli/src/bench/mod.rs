@@ -140,16 +140,22 @@ fn measure(bench: &Bench, groups: Vec<Group<'_>>, json: bool) -> Result<()> {
     if json { output::print_json(&rows) } else { output::print(closing(bench, &rows, &watch)?) }
 }
 
+/// From how much of a core on, used by others, figures are no more than upper bounds.
+const NOISE: f64 = 0.2;
+
 /// What one has to know about all the figures.
 fn closing(bench: &Bench, rows: &[Row], watch: &host::Watch) -> Result<String> {
     let mut text = report::targets(rows);
     writeln!(text, "device   {}: {}", bench.device.name(), bench.device.info().description)?;
     writeln!(text, "machine  {}", host::description())?;
     match watch.read() {
-        Some(host::Meanwhile { stolen, others }) => writeln!(
-            text,
-            "meanwhile the host took away {stolen:.2} of a core, and other processes here used {others:.2}"
-        )?,
+        Some(host::Meanwhile { stolen, others }) => {
+            let rest = if stolen + others > NOISE { ": better measured again, when it is quiet" } else { "" };
+            writeln!(
+                text,
+                "meanwhile the host took away {stolen:.2} of a core, and other processes here used {others:.2}{rest}"
+            )?;
+        }
         None => writeln!(text, "what others took of the machine meanwhile can't be told here")?,
     }
     let command: Vec<String> = std::env::args().collect();

@@ -12,9 +12,20 @@
 #![cfg(all(feature = "cpu", not(gpu_events_loom)))]
 
 mod driver;
+mod errors;
+mod examples;
 mod hazards;
+mod ids;
+mod inert;
+mod many;
+mod observers;
 mod ours;
+mod pools;
+mod process;
 mod seed_way;
 mod skeleton;
 mod skeleton_works;
+mod stalls;
+mod statics;
+mod streams;
 mod support;

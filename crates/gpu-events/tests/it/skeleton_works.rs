@@ -3,7 +3,7 @@
 use crate::{
     driver::Driver,
     skeleton::{BATCH_BOUND, FakeBackend, FakeStream, QUEUE_DEPTH},
-    support::{BOUND, complete, cpu, hold, until, within},
+    support::{BOUND, complete, cpu, crowd, hold, until, within},
 };
 use gpu_events::{
     Device, ErrorKind, HostSignal, Status, Stream, StreamOptions, StreamWait, WaitOutcome, WhenFull,
@@ -238,6 +238,7 @@ fn a_refused_submission_is_the_streams_failure() {
 
 #[test]
 fn a_full_queue_waits_for_room_or_says_so() {
+    let _crowd = crowd();
     let (_, device) = open();
     let options = StreamOptions::new().queue_depth(2).when_full(WhenFull::WouldBlock);
     let stream = device.create_stream_with(&options).unwrap();

@@ -1,7 +1,10 @@
 //! What the tests share.
 
 use gpu_events::{Device, Event, HostSignal, Stream, WaitOptions, WaitOutcome};
-use std::{sync::mpsc, time::Duration};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
+};
 
 /// How long a test waits for what must come. Never reached unless something is broken.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
@@ -46,10 +49,17 @@ pub(crate) fn within<T: Send + 'static>(
 
 /// Turns until `condition` holds, within bounds.
 #[track_caller]
-pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {
         assert!(start.elapsed() < BOUND, "never came: {what}");
         std::thread::yield_now();
     }
+}
+
+/// Keeps tests that make very many streams apart from those that read stall reports: a report looks at every stream of
+/// the process, and for as long as it looks it keeps them.
+pub(crate) fn crowd() -> MutexGuard<'static, ()> {
+    static CROWD: Mutex<()> = Mutex::new(());
+    CROWD.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,174 @@
+//! What CI runs, as a program that anyone runs: `cargo xtask` lists the checks, `cargo xtask ci` runs them all.
+
+mod checks;
+mod install;
+mod readme;
+mod toolchain;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use xshell::{Shell, cmd};
+
+/// One thing that `cargo xtask NAME` does.
+struct Task {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Context) -> Result<()>,
+    in_ci: bool,
+}
+
+/// In the order in which `ci` runs them: what fails soonest and most often comes first, and the debug build of
+/// the README's test command is the only one (it *is* `test`, in a clean copy).
+const TASKS: &[Task] = &[
+    check("fmt", "formatting", checks::fmt),
+    check("msrv", "no locked dependency asks for a newer Rust than ours", checks::msrv),
+    check("deny", "licences, bans and sources of dependencies", checks::deny),
+    check("clippy", "lints of the whole workspace, warnings denied", checks::clippy),
+    check("features", "lints with no features, and with each one alone", checks::features),
+    check("doc", "documentation, private items included, warnings denied", checks::doc),
+    check("readme", "the README's commands, in a clean copy; digests against fsverity", readme::run),
+    check("model", "the model test against its oracle, with more cases", checks::model),
+    check("stress", "millions of operations on several threads, optimized", checks::stress),
+    check("doctor", "the conformance suite on the CPU device, through the binary", checks::doctor),
+    check("bench-smoke", "a short bench runs and its JSON parses", checks::bench_smoke),
+    check("loom", "every interleaving of the core's small models", checks::loom),
+    check("windows", "type check for x86_64-pc-windows-msvc", checks::windows),
+    check("macos", "type check for aarch64-apple-darwin", checks::macos),
+    check("tsan", "the integration and stress tests under ThreadSanitizer", checks::tsan),
+    extra("test", "cargo test --workspace, in place", checks::test),
+    extra("advisories", "known vulnerabilities; fetches RustSec's database", checks::advisories),
+    extra("install", "installs what the checks need (Debian)", install::run),
+];
+
+const fn check(name: &'static str, about: &'static str, run: fn(&Context) -> Result<()>) -> Task {
+    Task { name, about, run, in_ci: true }
+}
+
+const fn extra(name: &'static str, about: &'static str, run: fn(&Context) -> Result<()>) -> Task {
+    Task { name, about, run, in_ci: false }
+}
+
+/// What every task works with.
+struct Context {
+    sh: Shell,
+    /// `cargo metadata`, without dependencies: the members, their features, the target directory.
+    metadata: serde_json::Value,
+}
+
+impl Context {
+    fn new() -> Result<Context> {
+        let sh = Shell::new()?;
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        sh.change_dir(root);
+        let metadata = cmd!(sh, "cargo metadata --format-version 1 --no-deps").quiet().read()?;
+        Ok(Context { metadata: serde_json::from_str(&metadata)?, sh })
+    }
+
+    /// A directory for builds whose flags would otherwise throw the ordinary ones away.
+    fn target_dir(&self, name: &str) -> String {
+        let target = self.metadata["target_directory"].as_str().unwrap_or("target");
+        format!("{target}/{name}")
+    }
+}
+
+struct Outcome {
+    name: &'static str,
+    result: Result<()>,
+    took: Duration,
+}
+
+fn main() -> ExitCode {
+    let names = std::env::args().skip(1).collect::<Vec<_>>();
+    match try_main(&names) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything passed.
+fn try_main(names: &[String]) -> Result<bool> {
+    let Some(tasks) = select(names)? else {
+        print_usage();
+        return Ok(names.iter().any(|name| name == "help" || name == "--help"));
+    };
+    let context = Context::new().context("cannot read the workspace")?;
+    // All of them, even after a failure: one run then tells everything.
+    let outcomes = tasks.into_iter().map(|task| run(task, &context)).collect::<Vec<_>>();
+    print_outcomes(&outcomes);
+    Ok(outcomes.iter().all(|outcome| outcome.result.is_ok()))
+}
+
+/// The tasks that `names` ask for; `None` if they ask for help, or for nothing.
+fn select(names: &[String]) -> Result<Option<Vec<&'static Task>>> {
+    if names.is_empty() || names.iter().any(|name| name == "help" || name == "--help") {
+        return Ok(None);
+    }
+    let mut tasks = Vec::new();
+    for name in names {
+        if name == "ci" {
+            tasks.extend(TASKS.iter().filter(|task| task.in_ci));
+        } else {
+            let task = TASKS.iter().find(|task| task.name == name);
+            tasks
+                .push(task.with_context(|| format!("no task is called `{name}`; `cargo xtask` lists them"))?);
+        }
+    }
+    Ok(Some(tasks))
+}
+
+fn print_usage() {
+    println!("Usage: cargo xtask TASK...\n");
+    for task in TASKS {
+        println!("  {:<12} {}", task.name, task.about);
+    }
+    let others = TASKS.iter().filter(|task| !task.in_ci).map(|task| task.name).collect::<Vec<_>>();
+    println!("  {:<12} all of these but {}", "ci", others.join(", "));
+}
+
+fn run(task: &Task, context: &Context) -> Outcome {
+    println!("\n=== {}: {}", task.name, task.about);
+    let start = Instant::now();
+    let result = (task.run)(context);
+    if let Err(error) = &result {
+        println!("=== {} FAILED: {error:#}", task.name);
+    }
+    Outcome { name: task.name, result, took: start.elapsed() }
+}
+
+fn print_outcomes(outcomes: &[Outcome]) {
+    println!();
+    for Outcome { name, result, took } in outcomes {
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        println!("{name:<12} {:>7.1} s  {verdict}", took.as_secs_f64());
+    }
+    let total = outcomes.iter().map(|outcome| outcome.took).sum::<Duration>();
+    let failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).map(|outcome| outcome.name);
+    let failed = failed.collect::<Vec<_>>();
+    let verdict = if failed.is_empty() { "ok".to_owned() } else { format!("FAILED: {}", failed.join(", ")) };
+    println!("{:<12} {:>7.1} s  {verdict}", "total", total.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(arguments: &[&str]) -> Option<Vec<&'static str>> {
+        let arguments = arguments.iter().map(ToString::to_string).collect::<Vec<_>>();
+        select(&arguments).ok().flatten().map(|tasks| tasks.iter().map(|task| task.name).collect())
+    }
+
+    #[test]
+    fn tasks_are_selected_by_name() {
+        assert_eq!(names(&["loom", "fmt"]), Some(vec!["loom", "fmt"]));
+        assert_eq!(names(&["fmt", "nonsense"]), None);
+        assert_eq!(names(&[]), None);
+        let ci = names(&["ci"]).unwrap_or_default();
+        assert!(ci.contains(&"readme") && ci.contains(&"tsan") && !ci.contains(&"install"));
+    }
+}
