@@ -22,9 +22,11 @@ pub(crate) fn clippy(cx: &Context) -> Result<()> {
 
 /// With no features the library must still be whole: what is off says so at run time.
 pub(crate) fn features(cx: &Context) -> Result<()> {
-    for feature in std::iter::once(String::new()).chain(cx.features()?) {
-        let only = ["--no-default-features", "--features", &feature];
-        cmd!(cx.sh, "cargo clippy --locked -p {LIBRARY} {only...} -- -D warnings").run()?;
+    for package in [LIBRARY, BINARY] {
+        for feature in std::iter::once(String::new()).chain(cx.features(package)?) {
+            let only = ["--no-default-features", "--features", &feature];
+            cmd!(cx.sh, "cargo clippy --locked -p {package} {only...} -- -D warnings").run()?;
+        }
     }
     Ok(())
 }
@@ -89,6 +91,7 @@ pub(crate) fn tsan(cx: &Context) -> Result<()> {
             .env("CARGO_ENCODED_RUSTFLAGS", &flags)
             // Unoptimized code is too slow under the sanitizer.
             .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+            .env("GPU_EVENTS_STRESS", std::env::var("GPU_EVENTS_STRESS").unwrap_or_else(|_| "0.2".to_owned()))
     };
 
     println!("First a planted race, which has to be reported:");
@@ -206,8 +209,8 @@ impl Context {
         }
     }
 
-    fn features(&self) -> Result<Vec<String>> {
-        let features = self.member(LIBRARY)?["features"].as_object().context("no list of features")?;
+    fn features(&self, package: &str) -> Result<Vec<String>> {
+        let features = self.member(package)?["features"].as_object().context("no list of features")?;
         Ok(features.keys().filter(|feature| *feature != "default").cloned().collect())
     }
 }

@@ -175,8 +175,11 @@ impl DeviceCore {
             return;
         }
         let lanes = self.lanes();
-        // One lane's failure would open gates of the next.
-        relay::batch(|| lanes.iter().for_each(|lane| lane.close()));
+        // Lane by lane, the first one's end would release what waits for it on the next, before that is marked.
+        relay::batch(
+            || lanes.iter().for_each(|lane| lane.fail_closed()),
+            || lanes.iter().for_each(|lane| lane.backend().abandon()),
+        );
         lanes.iter().for_each(|lane| lane.open_gates());
         self.backend.close();
     }

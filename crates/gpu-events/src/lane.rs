@@ -591,17 +591,17 @@ impl Lane {
         }
         if self.core.device.is_closed() {
             // `close` may be between its flag and us: marked before it is let go, whoever of the two opens it.
-            self.close();
+            self.fail_closed();
+            self.backend.abandon();
             self.open_gates();
         }
         Ok(if gated { StreamWait::Gated } else { StreamWait::Native })
     }
 
-    /// The end, as [`Device::close`](crate::Device::close) wants it, but for the gates, which open once all lanes of the
-    /// device are at theirs: what a gate holds back in a backend's own queue is not to be submitted any more.
-    pub(crate) fn close(&self) {
+    /// The beginning of the end, as [`Device::close`](crate::Device::close) wants it. Then the backend abandons what it
+    /// has, and only then do gates open: what they hold back in its own queue is not to be submitted any more.
+    pub(crate) fn fail_closed(&self) {
         self.fail(self.completed() + 1, Error::new(ErrorKind::Closed));
-        self.backend.abandon();
     }
 
     pub(crate) fn open_gates(&self) {

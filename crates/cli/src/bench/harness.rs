@@ -129,10 +129,13 @@ impl<'a> Group<'a> {
         self.rows.iter().map(|row| row.name.as_str())
     }
 
-    /// Keeps the rows whose name contains `pattern`, whatever its case.
+    /// Keeps all rows if the title contains `pattern`, whatever its case; else those whose name does.
     pub(super) fn filter(&mut self, pattern: &str) {
         let pattern = pattern.to_lowercase();
-        self.rows.retain(|row| row.name.to_lowercase().contains(&pattern));
+        let has_pattern = |text: &str| text.to_lowercase().contains(&pattern);
+        if !has_pattern(self.title) {
+            self.rows.retain(|row| has_pattern(&row.name));
+        }
     }
 
     /// The variants that the rows are made of.
@@ -354,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_filter_leaves_only_what_its_rows_need() {
-        let mut group = Group::new("filtered");
+        let mut group = Group::new("some group");
         let (a, b, c) = (
             group.variant("a", constant(2.0)),
             group.variant("b", constant(4.0)),
@@ -362,6 +365,8 @@ mod tests {
         );
         group.row("Wanted", a, b, [Target::Within { of: "b", factor: 1.25, variant: b }]);
         group.row("other", c, b, []);
+        group.filter("GROUP");
+        assert_eq!(group.names().collect::<Vec<_>>(), ["Wanted", "other"]);
         group.filter("WANT");
         assert_eq!(group.names().collect::<Vec<_>>(), ["Wanted"]);
         let rows = group.measure(&QUICK, &ProgressBar::hidden()).unwrap();

@@ -36,7 +36,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     json: bool,
 
-    /// Measure only rows whose name contains PATTERN, whatever its case
+    /// Measure only rows that have PATTERN in their name or in their group's, whatever its case
     #[arg(long, value_name = "PATTERN", default_value = "", hide_default_value = true)]
     filter: String,
 
@@ -119,13 +119,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         group.filter(&args.filter);
     }
     groups.retain(|group| group.names().next().is_some());
-    ensure!(!groups.is_empty(), "no row's name contains {:?}", args.filter);
+    ensure!(!groups.is_empty(), "no row and no group has {:?} in its name", args.filter);
     measure(&bench, groups, args.json)
 }
 
 fn measure(bench: &Bench, groups: Vec<Group<'_>>, json: bool) -> Result<()> {
     let progress = ProgressBar::new(groups.iter().map(|group| group.steps(&bench.plan)).sum());
-    progress.set_style(ProgressStyle::with_template("{percent:>3} %, {eta} to go  {msg}")?);
+    progress.set_style(ProgressStyle::with_template("{percent:>3} %, {eta} to go  {wide_msg}")?);
     let mut rows: Vec<Row> = Vec::new();
     let watch = host::Watch::start();
     for group in groups {
@@ -160,6 +160,9 @@ fn closing(bench: &Bench, rows: &[Row], watch: &host::Watch) -> Result<String> {
     }
     let command: Vec<String> = std::env::args().collect();
     writeln!(text, "command  {}", command.join(" "))?;
+    if bench.plan.quick {
+        writeln!(text, "These were few samples: the figures mean little.")?;
+    }
     if cfg!(debug_assertions) {
         writeln!(text, "This is a debug build: its figures say nothing about a release build's.")?;
     }

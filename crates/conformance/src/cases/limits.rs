@@ -651,13 +651,20 @@ fn stall_report_names_a_cycle(ctx: &Context) -> Verdict {
 fn close_ends_everything(ctx: &Context) -> Verdict {
     let device = ctx.device()?;
     let (twin, other) = (ctx.device()?, ctx.foreign_device(&device)?);
-    let (stream, behind) = (device.create_stream()?, device.create_stream()?);
+    let stream = device.create_stream()?;
     let done = stream.record()?;
     ctx.settle(&done)?;
     let hold = ctx.hold(&stream)?;
     let event = Arc::new(stream.record()?);
-    behind.wait(&event)?;
-    let dependent = behind.record()?;
+    // Many, since a device's streams come to their ends one after the other, and each of them may be let go by another's.
+    let dependents = (0..20).map(|_| {
+        let stream = device.create_stream()?;
+        ensure(stream.wait(&event)?.inserted(), "waiting for a pending event inserted nothing")?;
+        let dependent = stream.record()?;
+        ctx.pending(&dependent)?;
+        Ok(dependent)
+    });
+    let dependents = dependents.collect::<Verdict<Vec<_>>>()?;
     let abroad = other.create_stream()?;
     ensure(abroad.wait(&event)?.inserted(), "waiting for a pending event inserted nothing")?;
     let abroad = abroad.record()?;
@@ -679,8 +686,11 @@ fn close_ends_everything(ctx: &Context) -> Verdict {
     equal("the thread", kind(thread.finish()?), closed)?;
     equal("the future", kind(future.finish()?), closed)?;
     equal("the callback", kind(ctx.hear_once("the callback", &told)?), closed)?;
-    for (what, event) in [("the event", &*event), ("its dependent", &dependent), ("one abroad", &abroad)] {
+    for (what, event) in [("the event", &*event), ("one abroad", &abroad)] {
         equal(what, ctx.failure(event)?.kind(), ErrorKind::Closed)?;
+    }
+    for dependent in &dependents {
+        equal("a dependent", ctx.failure(dependent)?.kind(), ErrorKind::Closed)?;
     }
     equal("the host's event", hold.event().status(), Status::Failed)?;
     // What was seen stays, what is unrecorded stays, and nothing new begins.
@@ -694,7 +704,7 @@ fn close_ends_everything(ctx: &Context) -> Verdict {
     // Too late, and harmless.
     hold.release();
     equal("status after a late signal", event.status(), Status::Failed)?;
-    drop((event, done, never, stream, behind));
+    drop((event, done, never, stream, dependents));
 
     // The same hardware, opened otherwise, goes on.
     ctx.settle(&twin.create_stream()?.record()?)?;

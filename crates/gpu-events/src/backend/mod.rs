@@ -132,8 +132,8 @@ pub trait BackendStream: Any + fmt::Debug + Send + Sync {
     fn watch(&self, position: u64);
 
     /// The device was closed: drop what was not submitted, leak what the driver may still use. Every position that was
-    /// not complete has failed already; gates open after this. Other methods may still be called afterwards, and must
-    /// then keep nothing.
+    /// not complete has failed already; gates open after this. Other methods may still be called afterwards, this one
+    /// among them, and must then keep nothing.
     fn abandon(&self);
 }
 

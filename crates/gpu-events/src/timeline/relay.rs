@@ -56,9 +56,9 @@ pub(crate) fn run(relay: Arc<dyn Relay>, failure: Option<&Error>) {
     run_pending();
 }
 
-/// Runs `news`, and whatever relays it leads to on this thread after it: failures that it brings about are then all
-/// marked before anybody is released.
-pub(crate) fn batch(news: impl FnOnce()) {
+/// Runs `mark`, which brings failures about, then marks whatever they lead to, on any lane; then runs `then`; and only
+/// then releases anybody.
+pub(crate) fn batch(mark: impl FnOnce(), then: impl FnOnce()) {
     let outermost = PENDING.try_with(|pending| {
         let mut pending = pending.borrow_mut();
         let outermost = pending.is_none();
@@ -66,7 +66,9 @@ pub(crate) fn batch(news: impl FnOnce()) {
         outermost
     });
     let reset = matches!(outermost, Ok(true)).then_some(Reset);
-    news();
+    mark();
+    fail_pending();
+    then();
     if reset.is_some() {
         run_pending();
     }
