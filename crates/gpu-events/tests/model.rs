@@ -78,10 +78,15 @@ enum Op {
     Cancel { nth: usize },
     Await { event: usize },
     DropFuture { nth: usize },
+    KeepUntil { stream: usize, event: usize },
+    Elapsed { start: usize, end: usize },
     DropStream { stream: usize },
     TableAcquire { timed: bool },
     TableRecord { nth: usize, stream: usize },
     TableUse { nth: usize },
+    TableWait { nth: usize, stream: usize },
+    TableElapsed { start: usize, end: usize },
+    TableReset { nth: usize, timed: bool },
     TableRelease { nth: usize },
     Close { device: usize },
 }
@@ -119,10 +124,15 @@ fn op() -> impl Strategy<Value = Op> {
         2 => nth().prop_map(|nth| Op::Cancel { nth }),
         4 => event().prop_map(|event| Op::Await { event }),
         1 => nth().prop_map(|nth| Op::DropFuture { nth }),
+        2 => (stream(), event()).prop_map(|(stream, event)| Op::KeepUntil { stream, event }),
+        2 => (event(), event()).prop_map(|(start, end)| Op::Elapsed { start, end }),
         1 => stream().prop_map(|stream| Op::DropStream { stream }),
         1 => any::<bool>().prop_map(|timed| Op::TableAcquire { timed }),
         2 => (nth(), stream()).prop_map(|(nth, stream)| Op::TableRecord { nth, stream }),
         2 => nth().prop_map(|nth| Op::TableUse { nth }),
+        1 => (nth(), stream()).prop_map(|(nth, stream)| Op::TableWait { nth, stream }),
+        1 => (nth(), nth()).prop_map(|(start, end)| Op::TableElapsed { start, end }),
+        1 => (nth(), any::<bool>()).prop_map(|(nth, timed)| Op::TableReset { nth, timed }),
         1 => nth().prop_map(|nth| Op::TableRelease { nth }),
         1 => (0..DEVICES).prop_map(|device| Op::Close { device }),
     ]
@@ -220,6 +230,20 @@ struct Awaited {
     completion: Completion,
 }
 
+/// A resource that is kept until an event is settled: its going hangs the channel up.
+struct Kept {
+    point: Option<Point>,
+    resource: mpsc::Receiver<()>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    id: EventId,
+    point: Option<Point>,
+    timed: bool,
+    live: bool,
+}
+
 struct World {
     devices: Vec<Device>,
     closed: Vec<bool>,
@@ -233,11 +257,12 @@ struct World {
     gates: Vec<Option<Gate>>,
     callbacks: Vec<Registered>,
     futures: Vec<Awaited>,
+    kept: Vec<Kept>,
     ran: Vec<Arc<AtomicBool>>,
     /// Recorded behind every recording and every piece of work, to wait for what has no other event any more.
     probes: Vec<(Point, Event)>,
     table: EventTable,
-    ids: Vec<(EventId, Option<Point>, bool)>,
+    ids: Vec<Entry>,
     oracle: Oracle,
 }
 
@@ -265,6 +290,7 @@ impl World {
             gates: (0..GATES).map(|_| None).collect(),
             callbacks: Vec::new(),
             futures: Vec::new(),
+            kept: Vec::new(),
             ran: Vec::new(),
             probes: Vec::new(),
             table: EventTable::new(&devices[0].pool()),
@@ -290,11 +316,7 @@ impl World {
             Op::Wait { stream, event, held } => {
                 let point = self.recordings[event];
                 let fate = self.fate(point);
-                let own = point.is_some_and(|point| {
-                    self.oracle.streams[self.lists[stream]]
-                        .iter()
-                        .any(|item| matches!(item, Item::Mark(mark) if *mark == point))
-                });
+                let own = self.is_own(stream, point);
                 let waited = if held {
                     self.streams[stream].lock().unwrap().wait(&self.events[event])
                 } else {
@@ -458,6 +480,39 @@ impl World {
                     drop(self.futures.swap_remove(index));
                 }
             }
+            Op::KeepUntil { stream, event } => {
+                let point = self.recordings[event];
+                let (keep, resource) = mpsc::channel::<()>();
+                let kept = self.streams[stream].keep_until(&self.events[event], keep);
+                if self.fate(point) == Some(Fate::NotSubmitted) {
+                    assert_eq!(kept.unwrap_err().kind(), ErrorKind::NotSubmitted);
+                    return assert_eq!(resource.try_recv(), Err(mpsc::TryRecvError::Empty), "not leaked");
+                }
+                kept.unwrap();
+                self.kept.push(Kept { point, resource });
+            }
+            Op::Elapsed { start, end } => {
+                let fates = [start, end].map(|event| self.fate(self.recordings[event]));
+                // So that it is settled what is bound to be; what comes of it is looked at elsewhere.
+                for (event, _) in
+                    [start, end].into_iter().zip(&fates).filter(|(_, fate)| **fate != Some(Fate::Pending))
+                {
+                    let _ = self.events[event].wait_with(&bounded());
+                }
+                let (start, end) = (&self.events[start], &self.events[end]);
+                let elapsed = end.elapsed_since(start);
+                match refused_elapsed([start.is_timed(), end.is_timed()], fates) {
+                    Some(kind) => assert_eq!(elapsed.unwrap_err().kind(), kind),
+                    None => match elapsed {
+                        Ok(elapsed) => assert!(!std::ptr::eq(start, end) || elapsed.nanos() == 0),
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::EndBeforeStart);
+                            let back = start.elapsed_since(end).unwrap();
+                            assert_eq!(error.lateness(), Some(back.duration()));
+                        }
+                    },
+                }
+            }
             Op::DropStream { stream } => {
                 // What was submitted goes on; the list stays with the oracle.
                 let Ok(fresh) = self.devices[device_of_stream(stream)].create_stream() else { return };
@@ -468,12 +523,12 @@ impl World {
             }
             Op::TableAcquire { timed } => {
                 let id = self.table.acquire(timed).unwrap();
-                assert!(self.ids.iter().all(|(known, ..)| *known != id), "{id} was handed out twice");
-                self.ids.push((id, None, true));
+                assert!(self.ids.iter().all(|known| known.id != id), "{id} was handed out twice");
+                self.ids.push(Entry { id, point: None, timed, live: true });
             }
             Op::TableRecord { nth, stream } => {
                 let Some(index) = nth_of(&self.ids, nth) else { return };
-                let (id, _, live) = self.ids[index];
+                let Entry { id, live, .. } = self.ids[index];
                 let recorded = self.table.record(id, Some(&self.streams[stream]), false);
                 if !live {
                     assert_eq!(recorded.unwrap_err().kind(), ErrorKind::InvalidId);
@@ -485,13 +540,13 @@ impl World {
                     recorded.unwrap();
                     let point = self.oracle.point(Fate::Pending);
                     self.submit(stream, Item::Mark(point));
-                    self.ids[index].1 = Some(point);
+                    self.ids[index].point = Some(point);
                     self.probe(stream);
                 }
             }
             Op::TableUse { nth } => {
                 let Some(index) = nth_of(&self.ids, nth) else { return };
-                let (id, point, live) = self.ids[index];
+                let Entry { id, point, live, .. } = self.ids[index];
                 let queried = self.table.query(id);
                 let fate = self.fate(point);
                 if !live {
@@ -512,18 +567,78 @@ impl World {
                     Some(Fate::NotSubmitted) => unreachable!("the table records on streams"),
                 }
             }
+            Op::TableWait { nth, stream } => {
+                let Some(index) = nth_of(&self.ids, nth) else { return };
+                let Entry { id, point, live, .. } = self.ids[index];
+                let fate = self.fate(point);
+                let waited = self.table.wait(id, Some(&self.streams[stream]));
+                if !live {
+                    assert_eq!(waited.unwrap_err().kind(), ErrorKind::InvalidId);
+                } else if point.is_none() {
+                    assert_eq!(waited.unwrap(), StreamWait::Nothing);
+                } else if self.closed[device_of_stream(stream)] {
+                    // As for events: who is known to be complete is not waited for.
+                    if let Err(error) = waited {
+                        assert_eq!(error.kind(), ErrorKind::Closed);
+                    }
+                } else {
+                    let own = self.is_own(stream, point);
+                    let inserted = waited.unwrap().inserted();
+                    assert!(fate != Some(Fate::Pending) || inserted != own);
+                    self.oracle.streams[self.lists[stream]].extend(point.map(Item::Wait));
+                }
+            }
+            Op::TableElapsed { start, end } => {
+                let (Some(start), Some(end)) = (nth_of(&self.ids, start), nth_of(&self.ids, end)) else {
+                    return;
+                };
+                let (start, end) = (self.ids[start], self.ids[end]);
+                let fates = [start, end].map(|entry| self.fate(entry.point));
+                if start.live && end.live && fates.contains(&Some(Fate::Pending)) {
+                    // It would wait for what only we can bring about.
+                    return;
+                }
+                let elapsed = self.table.elapsed_time(start.id, end.id);
+                let refused = if !(start.live && end.live) {
+                    Some(ErrorKind::InvalidId)
+                } else {
+                    refused_elapsed([start.timed, end.timed], fates)
+                };
+                match refused {
+                    Some(kind) => assert_eq!(elapsed.unwrap_err().kind(), kind),
+                    // Signed, so there is no early end.
+                    None => assert!(elapsed.unwrap().is_finite()),
+                }
+            }
+            Op::TableReset { nth, timed } => {
+                let Some(index) = nth_of(&self.ids, nth) else { return };
+                let reset = self.table.reset(self.ids[index].id, timed);
+                if self.ids[index].live {
+                    reset.unwrap();
+                    self.ids[index] = Entry { point: None, timed, ..self.ids[index] };
+                    assert!(!self.table.query(self.ids[index].id).unwrap());
+                } else {
+                    assert_eq!(reset.unwrap_err().kind(), ErrorKind::InvalidId);
+                }
+            }
             Op::TableRelease { nth } => {
                 let Some(index) = nth_of(&self.ids, nth) else { return };
-                let released = self.table.release(self.ids[index].0);
-                if self.ids[index].2 {
+                let released = self.table.release(self.ids[index].id);
+                if self.ids[index].live {
                     released.unwrap();
                 } else {
                     assert_eq!(released.unwrap_err().kind(), ErrorKind::InvalidId);
                 }
-                self.ids[index].2 = false;
+                self.ids[index].live = false;
             }
             Op::Close { device } => self.close(device),
         }
+    }
+
+    /// Whether the recording is of the stream itself.
+    fn is_own(&self, stream: usize, point: Option<Point>) -> bool {
+        let items = &self.oracle.streams[self.lists[stream]];
+        point.is_some_and(|point| items.iter().any(|item| matches!(item, Item::Mark(mark) if *mark == point)))
     }
 
     fn record(&mut self, event: usize, stream: usize, held: bool) {
@@ -734,6 +849,8 @@ impl World {
             callbacks.into_iter().filter_map(|registered| self.check_callback(registered)).collect();
         let futures = std::mem::take(&mut self.futures);
         self.futures = futures.into_iter().filter_map(|future| self.check_future(future)).collect();
+        let kept = std::mem::take(&mut self.kept);
+        self.kept = kept.into_iter().filter_map(|kept| self.check_kept(kept)).collect();
         for work in 0..self.ran.len() {
             assert_eq!(self.ran[work].load(Ordering::Acquire), self.oracle.ran[work], "work {work}");
         }
@@ -758,6 +875,25 @@ impl World {
         None
     }
 
+    /// Back comes what is still to be kept.
+    fn check_kept(&mut self, kept: Kept) -> Option<Kept> {
+        match self.fate(kept.point) {
+            Some(Fate::Pending) => {
+                assert_eq!(kept.resource.try_recv(), Err(mpsc::TryRecvError::Empty), "let go too early");
+                Some(kept)
+            }
+            // Nobody knows whether the device is done with it.
+            Some(Fate::Failed(ErrorKind::Closed | ErrorKind::Abandoned)) => {
+                assert_eq!(kept.resource.try_recv(), Err(mpsc::TryRecvError::Empty), "not leaked");
+                None
+            }
+            _ => {
+                assert_eq!(kept.resource.recv_timeout(HANG), Err(mpsc::RecvTimeoutError::Disconnected));
+                None
+            }
+        }
+    }
+
     /// Back comes what is still to be awaited.
     fn check_future(&mut self, mut future: Awaited) -> Option<Awaited> {
         let fate = self.fate(future.point);
@@ -780,7 +916,7 @@ impl World {
         }
         self.quiesce();
         assert!(self.probes.is_empty(), "nothing is held back any more");
-        assert!(self.callbacks.is_empty() && self.futures.is_empty());
+        assert!(self.callbacks.is_empty() && self.futures.is_empty() && self.kept.is_empty());
         let pools: Vec<_> = self.devices.iter().map(Device::pool).collect();
         drop((self.events, self.gates, self.tokens, self.table, self.probes));
         for pool in pools {
@@ -794,6 +930,24 @@ fn expected(fate: Option<Fate>) -> Result<(), ErrorKind> {
         None | Some(Fate::Complete) => Ok(()),
         Some(Fate::Failed(kind)) => Err(kind),
         Some(fate @ (Fate::Pending | Fate::NotSubmitted)) => unreachable!("{fate:?} is no end"),
+    }
+}
+
+/// With which error elapsed time is refused, of a start and an end that are settled as far as they will be (R21).
+fn refused_elapsed(timed: [bool; 2], fates: [Option<Fate>; 2]) -> Option<ErrorKind> {
+    let failure = fates.iter().find_map(|fate| match fate {
+        Some(Fate::Failed(kind)) => Some(*kind),
+        Some(Fate::NotSubmitted) => Some(ErrorKind::NotSubmitted),
+        _ => None,
+    });
+    if timed.contains(&false) {
+        Some(ErrorKind::Untimed)
+    } else if fates.contains(&None) {
+        Some(ErrorKind::Unrecorded)
+    } else if let Some(kind) = failure {
+        Some(kind)
+    } else {
+        fates.contains(&Some(Fate::Pending)).then_some(ErrorKind::NotComplete)
     }
 }
 

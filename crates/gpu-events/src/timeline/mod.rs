@@ -1,8 +1,7 @@
 //! A count of recordings that only grows, its failure, and who waits for it.
 //!
-//! The one hard piece of concurrent code of this crate. It knows no driver, no clock and no user code; the
-//! protocol, its states and why it loses no wake-up are in `README.md` beside this file, and every pair of
-//! operations below is checked by loom in `tests/loom.rs`.
+//! The one hard piece of concurrent code of this crate. It knows no driver, no clock and no user code.
+#![doc = include_str!("README.md")]
 
 pub(crate) mod relay;
 mod waiters;

@@ -170,6 +170,8 @@ fn keep_busy(stream: &Stream) -> HostSignal {
     let blocker = stream.device().create_stream().unwrap();
     let signal = hold(&blocker);
     assert_eq!(stream.wait(&blocker.record().unwrap()).unwrap(), StreamWait::Native);
+    // Not left to the end of a batch before it, which may come after the batch's last signal was seen.
+    stream.flush().unwrap();
     signal
 }
 

@@ -97,6 +97,7 @@ impl<'a> CpuStream<'a> {
     ///
     /// Work that returns an error or panics fails the stream: what was submitted after it is dropped without running,
     /// and everyone who observes it is told (R26, R28). On a stream that has failed already `work` is dropped at once.
+    /// Work that never returns at all, `|| panic!("…")`, needs its type said: `|| -> () { panic!("…") }`.
     ///
     /// # Errors
     /// [`ErrorKind::WouldDeadlock`] if this thread holds the stream's lock (enqueue through the guard then);
