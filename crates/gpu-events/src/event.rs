@@ -9,14 +9,14 @@ use crate::{
     future::Completion,
     lane::{Lane, Observed},
     pool::PoolCore,
-    primitive::{AtomicU64, Mutex, Ordering, lock},
+    primitive::{AtomicU64, Mutex, OnceLock, Ordering, lock},
     stream::Stream,
     time::{Elapsed, Timestamp, host_nanos},
     wait::{Target, WaitOptions, WaitOutcome, wait_one},
 };
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 

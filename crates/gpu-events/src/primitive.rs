@@ -8,14 +8,14 @@ mod model;
 
 #[cfg(gpu_events_loom)]
 pub(crate) use model::{
-    AtomicBool, AtomicU32, AtomicU64, Condvar, DashMap, Mutex, MutexGuard, fence,
+    AtomicBool, AtomicU32, AtomicU64, Condvar, DashMap, Mutex, MutexGuard, OnceLock, fence,
     thread_local_of_the_model as thread_local,
 };
 pub(crate) use std::sync::atomic::Ordering;
 #[cfg(not(gpu_events_loom))]
 pub(crate) use std::{
     sync::{
-        Condvar, Mutex, MutexGuard,
+        Condvar, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, fence},
     },
     thread_local,

@@ -226,6 +226,32 @@ pub(crate) fn host_nanos() -> u64 {
     origin().elapsed().as_nanos() as u64
 }
 
+/// As [`host_nanos`], at a quarter of its cost and only to a few milliseconds: since when a strand is parked. Reading the
+/// fine clock there was a fifth of a hand-over.
+#[cfg(target_os = "linux")]
+#[inline]
+pub(crate) fn coarse_nanos() -> u64 {
+    /// What has to be added to the coarse clock to have the fine one's origin.
+    static OFFSET: OnceLock<u64> = OnceLock::new();
+
+    fn read() -> u64 {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the call writes to `time` alone, which is ours. It can't fail: the clock is older than any Linux that
+        // Rust runs on; and if it did, the time would be zero.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut time) };
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+    let offset = *OFFSET.get_or_init(|| host_nanos().wrapping_sub(read()));
+    read().wrapping_add(offset)
+}
+
+/// There is no coarser clock here.
+#[cfg(not(target_os = "linux"))]
+#[inline]
+pub(crate) fn coarse_nanos() -> u64 {
+    host_nanos()
+}
+
 /// The instant that [`host_nanos`] read as `nanos`.
 pub(crate) fn host_instant(nanos: u64) -> Instant {
     origin() + Duration::from_nanos(nanos)
@@ -267,6 +293,20 @@ mod tests {
         let (start, end) = (clock.at(u64::MAX / 2), clock.at(u64::MAX / 2 + hour + 19));
         let elapsed = end.since(&start).unwrap();
         assert_eq!(elapsed.nanos(), 3_600_000_000_000 + 989);
+    }
+
+    #[test]
+    fn the_coarse_clock_is_the_fine_one_but_for_milliseconds() {
+        for _ in 0..1_000 {
+            let before = host_nanos();
+            let coarse = coarse_nanos();
+            let after = host_nanos();
+            // A tick of the slowest kernel is 10 ms, and it counts twice: in the offset and in the reading.
+            assert!(
+                coarse + 20_000_000 >= before && coarse <= after + 20_000_000,
+                "{before} {coarse} {after}"
+            );
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //! memory effect that is lost shows as a stale read of a relaxed atomic that only the event orders ([`Effect`]).
 //!
 //! # What is not modelled
-//! - `Arc` and `OnceLock` are those of the standard library: loom sees neither as a point to switch at nor as an
-//!   order. Nothing here relies on either for order: an event's lane is published by the release of its state word.
+//! - `Arc` is that of the standard library: loom sees no point to switch at in it and no order. Nothing here relies on
+//!   it for order.
 //! - dashmap is replaced by a map under one lock (`primitive.rs`): the table's own use of it is checked, dashmap is not.
 //! - Stores are exchanges, which keep release sequences that a store would end; why, and what else had to be put
 //!   around loom's own primitives so that it runs the orders that matter, is in `src/primitive/model.rs`.

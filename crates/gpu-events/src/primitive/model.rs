@@ -181,6 +181,44 @@ impl Condvar {
     }
 }
 
+/// The value is where the standard library keeps it; whether a thread sees that it is there is the model's to say.
+#[derive(Debug)]
+pub(crate) struct OnceLock<T> {
+    value: std::sync::OnceLock<T>,
+    there: AtomicBool,
+    initializing: Mutex<()>,
+}
+
+impl<T> OnceLock<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            value: std::sync::OnceLock::new(),
+            there: AtomicBool::new(false),
+            initializing: Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<&T> {
+        if self.there.load(Ordering::Acquire) { self.value.get() } else { None }
+    }
+
+    pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+        if let Some(value) = self.get() {
+            return value;
+        }
+        let _initializing = super::lock(&self.initializing);
+        let value = self.value.get_or_init(init);
+        self.there.store(true, Ordering::Release);
+        value
+    }
+
+    pub(crate) fn take(&mut self) -> Option<T> {
+        // Relaxed: nobody else has it.
+        self.there.store(false, Ordering::Relaxed);
+        self.value.take()
+    }
+}
+
 /// As much of dashmap as is used here, under one lock.
 #[derive(Debug)]
 pub(crate) struct DashMap<K, V>(Mutex<BTreeMap<K, V>>);

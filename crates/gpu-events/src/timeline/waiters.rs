@@ -69,7 +69,7 @@ pub(crate) struct Entry {
 /// hand-over from stream to stream allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    /// Comes before all of `rest`. Empty while `rest` is not, right after it was taken.
+    /// Comes before all of `rest`. May be empty while `rest` is not.
     first: Option<(Ticket, Entry)>,
     rest: BTreeMap<Ticket, Entry>,
     serial: u64,
@@ -81,7 +81,8 @@ impl Waiters {
         self.serial += 1;
         let mut new = (ticket, Entry { waiter, since });
         match &mut self.first {
-            None if self.rest.is_empty() => {
+            // Also where others wait for later positions: the host for the end of a long hand-over, say.
+            None if self.rest.first_key_value().is_none_or(|(next, _)| ticket < *next) => {
                 self.first = Some(new);
                 return ticket;
             }

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     lane::Lane,
     primitive::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
-    time::host_nanos,
+    time::{coarse_nanos, host_nanos},
     timeline::{Progress, Registered, Relay},
     work,
 };
@@ -232,7 +232,7 @@ pub(super) fn run(mut lane: Arc<Lane<Strand>>) {
                     // first, to see what became of it.
                     ops.push_front(Op::Wait(source.clone(), position));
                     *lock(&lane.backend().taken) = std::mem::take(&mut ops);
-                    match source.core.timeline.register(position, lane, workers::coarse_now()) {
+                    match source.core.timeline.register(position, lane, coarse_nanos()) {
                         Registered::Parked(_) => return source.watch(position),
                         Registered::Reached(back) | Registered::Failed(back, _) => lane = back,
                     }

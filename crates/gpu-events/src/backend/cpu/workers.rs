@@ -9,7 +9,6 @@ use crate::{
     error::{Error, ErrorKind, Result},
     lane::Lane,
     primitive::{Condvar, Mutex, lock, spawn},
-    time::host_nanos,
     work,
 };
 use std::{
@@ -44,40 +43,9 @@ struct State {
     blocked: usize,
 }
 
-/// How many strands a worker parks by one reading of the clock.
-const READING: u32 = 64;
-
-/// What a worker keeps to itself.
-#[derive(Default)]
-struct Local {
-    /// The strands that became ready here.
-    ready: VecDeque<Ready>,
-    /// A reading of the clock, and how often it may still serve.
-    now: u64,
-    uses: u32,
-}
-
 thread_local! {
-    /// `None` on threads that are no workers.
-    static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
-}
-
-/// Since when a strand that parks now waits. Stall reports want to know it to the millisecond, and reading the clock
-/// each time would be a fifth of a hand-over: one reading serves for some microseconds of hand-overs. User code and
-/// sleep end its life.
-#[inline]
-pub(super) fn coarse_now() -> u64 {
-    LOCAL.with(|local| match &mut *local.borrow_mut() {
-        Some(local) => {
-            if local.uses == 0 {
-                local.now = host_nanos();
-                local.uses = READING;
-            }
-            local.uses -= 1;
-            local.now
-        }
-        None => host_nanos(),
-    })
+    /// The strands that became ready on this worker; `None` on threads that are none.
+    static LOCAL: RefCell<Option<VecDeque<Ready>>> = const { RefCell::new(None) };
 }
 
 fn pool() -> &'static Pool {
@@ -109,7 +77,7 @@ pub(super) fn schedule(lane: Ready) {
         // A thread whose locals are gone is no worker.
         let _ = LOCAL.try_with(|local| {
             if let Some(local) = &mut *local.borrow_mut() {
-                local.ready.extend(lane.take());
+                local.extend(lane.take());
             }
         });
     }
@@ -124,15 +92,14 @@ pub(super) fn requeue(lane: Ready) {
     pool().inject([lane]);
 }
 
-/// Shares what became ready on this worker, which is about to do something that takes as long as it likes.
+/// Shares what became ready on this worker.
 #[inline]
 pub(super) fn publish() {
     LOCAL.with(|local| {
-        if let Some(local) = &mut *local.borrow_mut() {
-            local.uses = 0;
-            if !local.ready.is_empty() {
-                pool().inject(local.ready.drain(..));
-            }
+        if let Some(local) = &mut *local.borrow_mut()
+            && !local.is_empty()
+        {
+            pool().inject(local.drain(..));
         }
     });
 }
@@ -208,18 +175,13 @@ impl Pool {
 
 /// A worker's life.
 fn live() {
-    LOCAL.with(|local| *local.borrow_mut() = Some(Local::default()));
+    LOCAL.with(|local| *local.borrow_mut() = Some(VecDeque::new()));
     let mut round = 0_u32;
     loop {
         round = round.wrapping_add(1);
         let shared = if round.is_multiple_of(FAIRNESS) { pool().try_next() } else { None };
-        let next = shared.or_else(|| LOCAL.with(|local| local.borrow_mut().as_mut()?.ready.pop_front()));
-        let next = next.or_else(|| {
-            // There is nothing to share, but it may sleep now.
-            publish();
-            pool().next()
-        });
-        match next {
+        let next = shared.or_else(|| LOCAL.with(|local| local.borrow_mut().as_mut()?.pop_front()));
+        match next.or_else(|| pool().next()) {
             Some(ready) => strand::run(ready),
             None => return,
         }
