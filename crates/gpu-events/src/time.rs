@@ -228,7 +228,7 @@ pub(crate) fn host_nanos() -> u64 {
 
 /// As [`host_nanos`], at a quarter of its cost and only to a few milliseconds: since when a strand is parked. Reading the
 /// fine clock there was a fifth of a hand-over.
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "cpu", target_os = "linux"))]
 #[inline]
 pub(crate) fn coarse_nanos() -> u64 {
     /// What has to be added to the coarse clock to have the fine one's origin.
@@ -246,18 +246,20 @@ pub(crate) fn coarse_nanos() -> u64 {
 }
 
 /// There is no coarser clock here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(feature = "cpu", not(target_os = "linux")))]
 #[inline]
 pub(crate) fn coarse_nanos() -> u64 {
     host_nanos()
 }
 
 /// The instant that [`host_nanos`] read as `nanos`.
+#[cfg(feature = "cpu")]
 pub(crate) fn host_instant(nanos: u64) -> Instant {
     origin() + Duration::from_nanos(nanos)
 }
 
 /// The host's monotonic clock as a device's: the resolution is the smallest step that successive readings show.
+#[cfg(feature = "cpu")]
 pub(crate) fn host_clock() -> Clock {
     static CLOCK: OnceLock<Clock> = OnceLock::new();
     *CLOCK.get_or_init(|| {
@@ -295,6 +297,7 @@ mod tests {
         assert_eq!(elapsed.nanos(), 3_600_000_000_000 + 989);
     }
 
+    #[cfg(feature = "cpu")]
     #[test]
     fn the_coarse_clock_is_the_fine_one_but_for_milliseconds() {
         for _ in 0..1_000 {
