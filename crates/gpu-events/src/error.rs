@@ -102,7 +102,9 @@ impl ErrorKind {
             Self::EndBeforeStart => "the end was reached before the start",
             Self::WrongDevice => "the event and the stream belong to different devices",
             Self::WouldBlock => "the stream's queue is full",
-            Self::WouldDeadlock => "this thread holds the lock of the stream that it would wait for",
+            Self::WouldDeadlock => {
+                "this thread would wait for itself: it holds the stream's lock, or runs its work"
+            }
             Self::InvalidId => "no event has this id",
             Self::Closed => "the device is closed",
             Self::WorkFailed => "work on the stream failed",

@@ -548,6 +548,10 @@ impl Event {
         let cell = CallbackCell::new(device, Box::new(callback))?;
         let place = match point {
             Point::Unrecorded | Point::Done => {
+                // An advance may just be on its way to deliver those of earlier positions, and they come first.
+                if let Some(home) = self.slot().home.get() {
+                    home.core.timeline.drain();
+                }
                 cell.clone().deliver(None);
                 None
             }

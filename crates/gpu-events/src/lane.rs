@@ -11,7 +11,7 @@ use crate::{
     stream::{StreamOptions, StreamWait, WhenFull},
     time::host_nanos,
     timeline::{Progress, Registered, Relay, Timeline, relay},
-    wait::{Target, WaitOptions, wait_one},
+    wait::{Target, WaitOptions, WaitOutcome, wait_one},
 };
 use std::{
     cell::Cell,
@@ -59,6 +59,8 @@ pub(crate) struct LaneCore {
     pub(crate) handles: AtomicU32,
     /// Somebody needs what is gathered, and found the lock held (R7).
     flush_requested: AtomicBool,
+    /// The core has failed this on a source's behalf, and the driver may go on with the work all the same (R26).
+    failed_by_relay: AtomicBool,
     when_full: WhenFull,
     pub(crate) producer: Producer,
     pub(crate) timeline: Timeline,
@@ -114,6 +116,7 @@ impl LaneCore {
             submit: Mutex::new(Submit { recorded: 0 }),
             holder: AtomicU64::new(0),
             flush_requested: AtomicBool::new(false),
+            failed_by_relay: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
             handles: AtomicU32::new(0),
             traits,
@@ -434,23 +437,25 @@ impl Lane {
     /// Records: takes the next position, has it signaled, and points the event at it.
     #[inline]
     pub(crate) fn record(self: &Arc<Self>, slot: &Slot) -> Result<()> {
-        loop {
-            let mut submit = self.core.lock()?;
-            match self.record_held(&mut submit, slot) {
-                Ok(news) => {
-                    self.release(submit);
-                    self.announce(news);
-                    return Ok(());
-                }
-                Err(Refused::Error(error)) => {
-                    self.release(submit);
-                    return Err(error);
-                }
-                Err(Refused::Full(room)) => {
-                    self.release(submit);
-                    self.wait_for_room(room)?;
-                }
+        while let Some(room) = self.try_record(slot)? {
+            self.wait_for_room(room)?;
+        }
+        Ok(())
+    }
+
+    /// As [`record`](Self::record), unless the queue is full: then it says when it has room.
+    #[inline]
+    pub(crate) fn try_record(self: &Arc<Self>, slot: &Slot) -> Result<Option<Room>> {
+        let mut submit = self.core.lock()?;
+        let recorded = self.record_held(&mut submit, slot);
+        self.release(submit);
+        match recorded {
+            Ok(news) => {
+                self.announce(news);
+                Ok(None)
             }
+            Err(Refused::Full(room)) => Ok(Some(room)),
+            Err(Refused::Error(error)) => Err(error),
         }
     }
 
@@ -514,15 +519,28 @@ impl Lane {
     pub(crate) fn wait_for_room(self: &Arc<Self>, room: Room) -> Result<()> {
         match self.core.when_full {
             WhenFull::WouldBlock => Err(Error::new(ErrorKind::WouldBlock)),
-            WhenFull::Block => {
-                let target = Target { lane: self.clone(), position: room.after };
-                // A failure makes room as well: the next call meets it.
-                match wait_one(&target, &WaitOptions::new()) {
-                    Err(error) if error.kind() == ErrorKind::WouldDeadlock => Err(error),
-                    Ok(_) | Err(_) => Ok(()),
-                }
-            }
+            WhenFull::Block => self.wait_for(room, &WaitOptions::new()).map(drop),
         }
+    }
+
+    /// Waits until there is room. A failure makes room as well: the next call meets it.
+    pub(crate) fn wait_for(self: &Arc<Self>, room: Room, options: &WaitOptions) -> Result<WaitOutcome> {
+        let target = Target { lane: self.clone(), position: room.after };
+        match wait_one(&target, options) {
+            Err(error) if error.kind() != ErrorKind::WouldDeadlock => Ok(WaitOutcome::Complete),
+            outcome => outcome,
+        }
+    }
+
+    /// Whether the work of a failed position is over. It is not for certain where the driver was never told of the
+    /// failure, nor where the device was closed, nor where a producer went away without a word.
+    pub(crate) fn is_done_with_failed(&self) -> bool {
+        let of_stream = matches!(self.core.producer, Producer::Stream);
+        let abandoned =
+            || self.core.timeline.failure().is_some_and(|error| error.kind() == ErrorKind::Abandoned);
+        // Acquire: pairs with `GateRelay::fail`.
+        let runs_on = self.core.failed_by_relay.load(Ordering::Acquire);
+        !(runs_on || self.core.device.is_closed() || (!of_stream && abandoned()))
     }
 
     /// Holds work that is submitted from now on back until `source` is complete.
@@ -657,6 +675,8 @@ impl GateRelay {
 
 impl Relay for GateRelay {
     fn fail(&self, error: &Error) {
+        // Release: pairs with `is_done_with_failed`, whose caller learned of the failure after this.
+        self.lane.core.failed_by_relay.store(true, Ordering::Release);
         let error = self.source.upgrade().map_or_else(|| error.clone(), |source| error.passed_on(&source));
         self.lane.fail(self.from, error);
     }

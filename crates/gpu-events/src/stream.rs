@@ -204,24 +204,41 @@ impl Stream {
     /// # Errors
     /// The stream's failure; as [`Event::record`] and [`Event::synchronize`].
     pub fn synchronize_with(&self, options: &WaitOptions) -> Result<WaitOutcome> {
-        self.record()?.wait_with(options)
+        fork::check()?;
+        // One deadline for room in the queue and for the work.
+        let options = options.begun();
+        let event = self.device.acquire(false);
+        while let Some(room) = self.lane.try_record(event.slot())? {
+            if self.lane.wait_for(room, &options)? == WaitOutcome::TimedOut {
+                return Ok(WaitOutcome::TimedOut);
+            }
+        }
+        event.wait_with(&options)
     }
 
     /// Keeps `resource` until `event`'s current recording is complete or has failed, and then drops it on the callback
     /// thread of this stream's device (R38). At once if the event is not recorded.
     ///
-    /// Leaks it where the device was closed with the work still in flight: nobody knows then when the device is done
-    /// with it.
+    /// Leaks it where nobody knows when the device is done with it: the device was closed, or the recording failed
+    /// because of another stream's failure while the driver may go on with the work (R26), or its producer went away.
     ///
     /// # Errors
     /// [`ErrorKind::NotSubmitted`], [`ErrorKind::Resources`], [`ErrorKind::Forked`]. The resource is leaked then, for
     /// the same reason.
     pub fn keep_until<T: Send + 'static>(&self, event: &Event, resource: T) -> Result<()> {
         let resource = std::mem::ManuallyDrop::new(resource);
+        let lane = match event.point() {
+            Point::Unrecorded | Point::Done => None,
+            // Weak: it is the lane that will keep the callback.
+            Point::At(target) => Some(Arc::downgrade(&target.lane)),
+        };
         event
-            .on_complete_in(self.device.core(), move |outcome| match outcome {
-                Err(error) if matches!(error.kind(), ErrorKind::Closed | ErrorKind::Abandoned) => {}
-                Ok(()) | Err(_) => drop(std::mem::ManuallyDrop::into_inner(resource)),
+            .on_complete_in(self.device.core(), move |outcome| {
+                let known = outcome.is_ok()
+                    || lane.is_none_or(|lane| lane.upgrade().is_some_and(|lane| lane.is_done_with_failed()));
+                if known {
+                    drop(std::mem::ManuallyDrop::into_inner(resource));
+                }
             })
             .map(drop)
     }
@@ -358,6 +375,10 @@ impl StreamGuard<'_> {
 
 impl Drop for StreamGuard<'_> {
     fn drop(&mut self) {
+        if fork::happened() {
+            // What is gathered is the parent's to submit.
+            return drop(self.submit.take());
+        }
         self.lane.core.set_holder(false);
         if let Some(submit) = self.submit.take() {
             self.lane.release(submit);

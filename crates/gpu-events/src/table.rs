@@ -171,7 +171,8 @@ impl EventTable {
 
     /// Makes the event unrecorded, with or without timing from now on, under the same id.
     ///
-    /// Those who wait for its recording go on doing so.
+    /// Those who wait for its recording go on doing so; a call that is recording it at this very moment may do so too
+    /// late to be seen.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidId`], [`ErrorKind::Forked`].
@@ -184,6 +185,9 @@ impl EventTable {
         // Another object under the same id: calls that are using the old one finish with it.
         let mut fresh = if timing { self.pool.acquire_timed() } else { self.pool.acquire() };
         fresh.assume_id(id);
+        if let Some(label) = event.label() {
+            fresh.set_label(&label);
+        }
         let fresh = Arc::new(fresh);
         let old = match self.events.get_mut(&id) {
             Some(mut entry) => std::mem::replace(entry.value_mut(), fresh),

@@ -60,7 +60,15 @@ pub enum WaitStrategy {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WaitOptions {
     strategy: WaitStrategy,
-    deadline: Option<Instant>,
+    limit: Limit,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Limit {
+    #[default]
+    Never,
+    For(Duration),
+    Until(Instant),
 }
 
 impl WaitOptions {
@@ -75,20 +83,36 @@ impl WaitOptions {
         self
     }
 
-    /// Gives up this long from now. Zero only asks. A time beyond the clock's range is for ever.
+    /// Gives up this long after each wait's beginning. Zero only asks. A time beyond the clock's range is for ever.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.deadline = Instant::now().checked_add(timeout);
+        self.limit = Limit::For(timeout);
         self
     }
 
     /// Gives up at this time.
     pub fn deadline(mut self, deadline: Instant) -> Self {
-        self.deadline = Some(deadline);
+        self.limit = Limit::Until(deadline);
         self
     }
 
+    /// The same, for a wait that begins now: a timeout has become a deadline.
+    pub(crate) fn begun(mut self) -> Self {
+        if let Limit::For(timeout) = self.limit {
+            self.limit = Instant::now().checked_add(timeout).map_or(Limit::Never, Limit::Until);
+        }
+        self
+    }
+
+    /// Of options that have [`begun`](Self::begun).
+    fn ends(&self) -> Option<Instant> {
+        match self.limit {
+            Limit::Until(deadline) => Some(deadline),
+            Limit::Never | Limit::For(_) => None,
+        }
+    }
+
     fn expired(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.ends().is_some_and(|deadline| Instant::now() >= deadline)
     }
 }
 
@@ -181,14 +205,16 @@ fn wait_until<T>(
     if let Some(found) = settled(targets) {
         return Ok(Some(found));
     }
+    let options = options.begun();
     if options.expired() {
         return Ok(None);
     }
     for target in targets {
-        // The thread that holds a stream's lock is the one that would have to submit what it waits for (R7).
-        if target.lane.core.is_held_by_this_thread()
-            && target.lane.core.timeline.completed() < target.position
-        {
+        // The thread that holds a stream's lock is the one that would have to submit what it waits for (R7), and work
+        // of a stream is what its later recordings wait for.
+        let lane = &target.lane;
+        let waits_for_itself = lane.core.is_held_by_this_thread() || work::current() == Some(lane.id());
+        if waits_for_itself && lane.completed() < target.position {
             return Err(Error::new(ErrorKind::WouldDeadlock));
         }
     }
@@ -216,7 +242,7 @@ fn wait_until<T>(
             }
         }
     }
-    park_until(targets, options.deadline, settled)
+    park_until(targets, options.ends(), settled)
 }
 
 fn park_until<T>(

@@ -749,6 +749,27 @@ fn a_failure_that_saw_a_completion_keeps_the_callbacks_order() {
     });
 }
 
+/// Nor does a callback that is registered when the stream has failed already.
+#[test]
+fn a_late_callback_keeps_the_order_behind_a_failure() {
+    model(|| {
+        let stream = stream(&Sim::new());
+        let (one, two) = (stream.record().unwrap(), stream.record().unwrap());
+        let log = Log::new();
+        one.on_complete(log.callback(1)).unwrap();
+        let (advancing, lane) = (lane(&stream), lane(&stream));
+        lane.fail(2, broken());
+        let driver = thread::spawn(move || advancing.advance(1));
+        let seen = lane.completed() == 1;
+        two.on_complete(log.callback(2)).unwrap();
+        driver.join().unwrap();
+        let entries = log.wait(2);
+        if seen {
+            assert_eq!(entries, [(1, None), (2, Some(ErrorKind::WorkFailed))]);
+        }
+    });
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Taking back
 
@@ -865,6 +886,28 @@ fn the_last_handle_goes_against_fire() {
         let entries = log.wait(1);
         assert!(matches!(entries[..], [(1, None)]), "{entries:?}");
         driver.join().unwrap();
+    });
+}
+
+/// Nobody can signal any more, and whoever waits is told so: a callback, and a stream behind a gate.
+#[test]
+fn the_last_handle_goes_and_nobody_signals() {
+    model(|| {
+        let device = Sim::gated().open();
+        let (stream, waiting) = (device.create_stream().unwrap(), device.create_stream().unwrap());
+        let event = stream.record().unwrap();
+        let log = Log::new();
+        drop(event.on_complete(log.callback(1)).unwrap());
+        assert_eq!(waiting.wait(&event).unwrap(), StreamWait::Gated);
+        let driver = thread::spawn({
+            let lane = lane(&stream);
+            move || drop(lane)
+        });
+        drop((event, stream));
+        driver.join().unwrap();
+        assert_eq!(log.wait(1), [(1, Some(ErrorKind::Abandoned))]);
+        let gate = half(&waiting).gates.lock().unwrap()[0].clone();
+        assert!(gate.opened.load(SeqCst) && gate.failed.load(SeqCst));
     });
 }
 

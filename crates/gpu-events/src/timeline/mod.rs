@@ -199,7 +199,7 @@ impl Timeline {
     }
 
     /// Tells everyone whose position is reached.
-    fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let mut first = None;
         let mut rest = Vec::new();
         {

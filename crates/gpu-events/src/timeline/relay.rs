@@ -22,6 +22,8 @@ pub(crate) trait Relay: fmt::Debug + Send + Sync + 'static {
 struct Pending {
     failures: VecDeque<(Arc<dyn Relay>, Error)>,
     releases: VecDeque<Arc<dyn Relay>>,
+    /// User code that may want to wait for those whom this thread has yet to release.
+    afterwards: Vec<Box<dyn FnOnce()>>,
 }
 
 thread_local! {
@@ -99,11 +101,27 @@ fn with<T>(f: impl FnOnce(&mut Pending) -> Option<T>) -> Option<T> {
     PENDING.try_with(|pending| f(pending.borrow_mut().as_mut()?)).ok().flatten()
 }
 
+/// Runs `user` once nothing is pending on this thread: now, or when the outermost call is through.
+pub(crate) fn afterwards(user: impl FnOnce() + 'static) {
+    let mut user = Some(user);
+    let _ = PENDING.try_with(|pending| {
+        if let Some(pending) = &mut *pending.borrow_mut() {
+            pending.afterwards.extend(user.take().map(|user| Box::new(user) as Box<dyn FnOnce()>));
+        }
+    });
+    if let Some(user) = user {
+        contain(user);
+    }
+}
+
 /// Marks the thread as idle again, also when a relay panics.
 struct Reset;
 
 impl Drop for Reset {
     fn drop(&mut self) {
-        let _ = PENDING.try_with(|pending| pending.borrow_mut().take());
+        let pending = PENDING.try_with(|pending| pending.borrow_mut().take()).ok().flatten();
+        for user in pending.into_iter().flat_map(|pending| pending.afterwards) {
+            contain(user);
+        }
     }
 }

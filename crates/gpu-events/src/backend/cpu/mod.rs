@@ -29,6 +29,7 @@ mod workers;
 
 use super::{Backend, Lane, StreamSeed};
 use crate::{
+    contain::contain,
     device::{Capabilities, DeviceInfo, Gates},
     error::{Error, ErrorKind, Result},
     fork,
@@ -55,7 +56,8 @@ impl Backend for CpuBackend {
             timed: true,
             queue_depth: None,
             batch_bound: None,
-            // A strand parks on any timeline at all.
+            // A strand parks on any timeline at all, those of backends that are not of this crate included; what the
+            // host has to open is held back in the strand's own queue, and nothing else.
             native_waits: &["cpu", "metal", "cuda", "vulkan"],
             gates: Gates::Owned,
             failure_is_per_stream: true,
@@ -109,18 +111,25 @@ impl<'a> CpuStream<'a> {
             return if closed { Err(Error::new(ErrorKind::Closed)) } else { Ok(()) };
         }
         let work = Box::new(move || work().into_result());
-        if self.held {
-            self.strand.enqueue(work);
+        let refused = if self.held {
+            self.strand.enqueue(work)
         } else {
             let submit = self.lane.core.lock()?;
-            self.strand.enqueue(work);
+            let refused = self.strand.enqueue(work);
             self.lane.release(submit);
-        }
+            refused
+        };
+        // The stream failed just now. What the work captured goes with no lock held.
+        contain(|| drop(refused));
         Ok(())
     }
 }
 
 /// What work may return: nothing, or a result whose error fails the stream.
+#[diagnostic::on_unimplemented(
+    message = "work on a CPU stream returns `()` or `Result<(), E>` with a printable error, not `{Self}`",
+    note = "end the closure's last expression with `;` if its value is not needed"
+)]
 pub trait WorkResult: sealed::Sealed {}
 
 impl WorkResult for () {}
@@ -143,7 +152,7 @@ mod sealed {
 
     impl<E: fmt::Display> Sealed for Result<(), E> {
         fn into_result(self) -> Result<(), Error> {
-            self.map_err(|error| Error::with_text(ErrorKind::WorkFailed, error.to_string()))
+            self.map_err(|error| Error::with_text(ErrorKind::WorkFailed, format!("{error:#}")))
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     lane::Lane,
     primitive::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
     time::{coarse_nanos, host_nanos},
-    timeline::{Progress, Registered, Relay},
+    timeline::{Progress, Registered, Relay, relay},
     work,
 };
 use std::{
@@ -72,18 +72,22 @@ impl Strand {
         }
     }
 
-    pub(super) fn enqueue(&self, work: Work) {
-        self.push(Op::Work(work));
+    /// Queues work. On a stream that has failed it comes back, for the caller to drop with no lock held.
+    pub(super) fn enqueue(&self, work: Work) -> Option<Work> {
+        match self.push(Op::Work(work)) {
+            Some(Op::Work(work)) => Some(work),
+            _ => None,
+        }
     }
 
-    /// Queues an operation, and has the strand run if it was idle. Under the submit lock.
+    /// Queues an operation, and has the strand run if it was idle. Under the submit lock. On a stream that has failed
+    /// the operation comes back.
     #[inline]
-    fn push(&self, op: Op) {
+    fn push(&self, op: Op) -> Option<Op> {
         {
             let mut queue = lock(&self.queue);
             if queue.dead {
-                drop(queue);
-                return drop_quietly(op);
+                return Some(op);
             }
             match (queue.ops.back_mut(), &op) {
                 (Some(Op::Signal(last)), Op::Signal(position)) => *last = *position,
@@ -91,7 +95,7 @@ impl Strand {
             }
             // Relaxed: changes under the queue's lock, which we hold.
             if self.busy.load(Ordering::Relaxed) {
-                return;
+                return None;
             }
             self.busy.store(true, Ordering::Relaxed);
         }
@@ -99,19 +103,19 @@ impl Strand {
         if let Some(lane) = self.lane.upgrade() {
             workers::schedule(lane);
         }
+        None
     }
 
-    /// Ends the strand: queues nothing more, and drops what it has not run.
+    /// Ends the strand: queues nothing more. Back comes what it will not run.
     #[cold]
-    fn end(&self, mut rest: VecDeque<Op>) {
+    fn end(&self, mut rest: VecDeque<Op>) -> VecDeque<Op> {
         rest.append(&mut lock(&self.taken));
         let mut queue = lock(&self.queue);
         queue.dead = true;
-        let ops = std::mem::take(&mut queue.ops);
+        rest.append(&mut queue.ops);
+        // Relaxed: on a dead strand nobody asks.
         self.busy.store(false, Ordering::Relaxed);
-        drop(queue);
-        // Users' captures go, with no lock held.
-        rest.into_iter().chain(ops).for_each(drop_quietly);
+        rest
     }
 }
 
@@ -167,7 +171,9 @@ impl BackendStream for Strand {
     fn watch(&self, _position: u64) {}
 
     fn abandon(&self) {
-        self.end(VecDeque::new());
+        let rest = self.end(VecDeque::new());
+        // What users captured may wait, in its destructor, for whom the closing thread has yet to release.
+        relay::afterwards(move || rest.into_iter().for_each(drop_quietly));
     }
 }
 
@@ -193,7 +199,7 @@ pub(super) fn run(mut lane: Arc<Lane<Strand>>) {
     let mut budget = BUDGET;
     loop {
         if lane.is_failed() {
-            return lane.backend().end(ops);
+            return end(&lane, ops);
         }
         let Some(op) = ops.pop_front() else {
             let strand = lane.backend();
@@ -272,7 +278,17 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 #[cold]
 fn fail(lane: &Arc<Lane<Strand>>, error: Error, rest: VecDeque<Op>) {
     lane.fail(lane.completed() + 1, error);
-    lane.backend().end(rest);
+    end(lane, rest);
+}
+
+/// Drops what a failed strand will not run. What users captured may block in its destructor, on a stream that just
+/// became ready on this very worker: so that is shared first, and the worker counted as one that runs user code.
+#[cold]
+fn end(lane: &Lane<Strand>, rest: VecDeque<Op>) {
+    let rest = lane.backend().end(rest);
+    workers::publish();
+    let _entered = work::enter(lane.id(), workers::blocking);
+    rest.into_iter().for_each(drop_quietly);
 }
 
 /// When a position was completed. Zero: not yet.
