@@ -16,7 +16,8 @@
 //! - Stores are exchanges, which keep release sequences that a store would end; why, and what else had to be put
 //!   around loom's own primitives so that it runs the orders that matter, is in `src/primitive/model.rs`.
 //! - Time does not pass: no model waits with a deadline or spins.
-//! - The CPU device: its queue and its workers are in `tests/stress.rs`, under ThreadSanitizer as well.
+//! - The CPU device's workers: a strand that is made ready gets a thread of the model of its own. The real ones are in
+//!   `tests/stress.rs`, under ThreadSanitizer as well.
 //!
 //! Each model was seen to fail with a mutation of the code that it watches; the list is in `timeline/README.md`.
 
@@ -1437,6 +1438,127 @@ fn an_external_submission_against_status() {
         }
         producer.join().unwrap();
         assert_eq!(event.status(), Status::Complete);
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// CPU streams
+
+fn cpu_stream() -> Stream {
+    Device::open("cpu").unwrap().create_stream().unwrap()
+}
+
+/// A recording against the worker that finds nothing more to do: complete on the spot or by the worker, the work is done.
+#[test]
+fn a_strand_goes_idle_against_record() {
+    model(|| {
+        let (stream, effect) = (cpu_stream(), Effect::new());
+        let work = effect.clone();
+        stream.cpu().unwrap().enqueue(move || work.write()).unwrap();
+        let event = stream.record().unwrap();
+        if event.status() == Status::Complete {
+            effect.must_be_seen();
+        }
+        event.synchronize().unwrap();
+        effect.must_be_seen();
+        assert_eq!(stream.record().unwrap().status(), Status::Complete, "idle, and nobody is told");
+    });
+}
+
+/// Work that comes while the worker is about to leave is run, behind the rest, and once.
+#[test]
+fn a_strand_goes_idle_against_enqueue() {
+    model(|| {
+        let stream = cpu_stream();
+        let ran = Arc::new(std::sync::Mutex::new(Vec::new()));
+        for number in 1..=2 {
+            let ran = ran.clone();
+            stream.cpu().unwrap().enqueue(move || ran.lock().unwrap().push(number)).unwrap();
+        }
+        stream.synchronize().unwrap();
+        assert_eq!(*ran.lock().unwrap(), [1, 2]);
+    });
+}
+
+/// A strand that parks is let go, or sees for itself that it need not park.
+#[test]
+fn a_strand_parks_against_a_host_signal() {
+    model(|| {
+        let (stream, effect, seen) = (cpu_stream(), Effect::new(), Effect::new());
+        let (event, signal) = stream.device().host_event().unwrap();
+        assert_eq!(stream.wait(&event).unwrap(), StreamWait::Native);
+        let (before, after) = (effect.clone(), seen.clone());
+        let work = move || {
+            if before.0.load(Relaxed) == 1 {
+                after.write();
+            }
+        };
+        stream.cpu().unwrap().enqueue(work).unwrap();
+        let done = stream.record().unwrap();
+        assert_eq!(done.status(), Status::Pending);
+        effect.write();
+        signal.complete();
+        done.synchronize().unwrap();
+        seen.must_be_seen();
+    });
+}
+
+/// From stream to stream.
+#[test]
+fn a_strand_hands_over_to_another() {
+    model(|| {
+        let (produce, effect, seen) = (cpu_stream(), Effect::new(), Effect::new());
+        let consume = produce.device().create_stream().unwrap();
+        let work = effect.clone();
+        produce.cpu().unwrap().enqueue(move || work.write()).unwrap();
+        consume.wait(&produce.record().unwrap()).unwrap();
+        let after = seen.clone();
+        let work = move || {
+            if effect.0.load(Relaxed) == 1 {
+                after.write();
+            }
+        };
+        consume.cpu().unwrap().enqueue(work).unwrap();
+        consume.synchronize().unwrap();
+        seen.must_be_seen();
+    });
+}
+
+/// Work fails while its stream is given more: that does not run, and is told.
+#[test]
+fn a_strand_fails_against_enqueue() {
+    model(|| {
+        let (stream, ran) = (cpu_stream(), Arc::new(AtomicBool::new(false)));
+        stream.cpu().unwrap().enqueue(|| Err::<(), _>("asked to fail")).unwrap();
+        let flag = ran.clone();
+        stream.cpu().unwrap().enqueue(move || flag.store(true, SeqCst)).unwrap();
+        let event = stream.record().unwrap();
+        assert_eq!(event.synchronize().unwrap_err().kind(), ErrorKind::WorkFailed);
+        assert!(!ran.load(SeqCst));
+    });
+}
+
+/// A device is closed while a strand parks on an event that never comes: what it had to do is dropped all the same.
+#[test]
+fn a_strand_parks_against_close() {
+    struct Captured(Log);
+    impl Drop for Captured {
+        fn drop(&mut self) {
+            self.0.callback(1)(Ok(()));
+        }
+    }
+
+    model(|| {
+        let (stream, other, dropped) = (cpu_stream(), Sim::new().open(), Log::new());
+        let (event, signal) = other.host_event().unwrap();
+        stream.wait(&event).unwrap();
+        let captured = Captured(dropped.clone());
+        stream.cpu().unwrap().enqueue(move || drop(captured)).unwrap();
+        let done = stream.record().unwrap();
+        stream.device().close();
+        assert_eq!(done.synchronize().unwrap_err().kind(), ErrorKind::Closed);
+        dropped.wait(1);
+        drop(signal);
     });
 }
 

@@ -22,6 +22,7 @@ mod observers;
 mod ours;
 mod pools;
 mod process;
+mod reentry;
 mod seed_way;
 mod skeleton;
 mod skeleton_works;

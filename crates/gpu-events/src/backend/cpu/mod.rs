@@ -25,6 +25,7 @@
 //! ```
 
 mod strand;
+#[cfg_attr(gpu_events_loom, path = "modelled.rs")]
 mod workers;
 
 use super::{Backend, Lane, StreamSeed};
