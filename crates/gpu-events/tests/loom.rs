@@ -25,7 +25,7 @@
 
 use gpu_events::{
     Capabilities, Clock, ClockId, Completion, Correlation, Device, DeviceInfo, Error, ErrorKind, Event,
-    EventPool, EventTable, Result, Status, Stream, StreamOptions, StreamWait, WaitAny, WaitOptions,
+    EventPool, EventTable, Result, Status, Stream, StreamWait, WaitAny, WaitOptions,
     backend::{
         Backend, BackendStream, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
     },
@@ -1416,25 +1416,32 @@ fn an_external_submission_against_status() {
     model(|| {
         let device = Sim::new().open();
         let (event, token) = device.external_event().unwrap();
-        let effect = Effect::new();
+        let (submission, effect) = (Effect::new(), Effect::new());
         let producer = thread::spawn({
-            let effect = effect.clone();
+            let (submission, effect) = (submission.clone(), effect.clone());
             move || {
+                submission.write();
                 let running = token.submitted();
                 effect.write();
                 running.complete();
             }
         });
-        let order = |status| match status {
-            Status::NotSubmitted => 0,
-            Status::Pending => 1,
-            Status::Complete => 2,
-            other => panic!("{other:?}"),
-        };
-        let (first, second) = (order(event.status()), order(event.status()));
-        assert!(first <= second, "it went back");
-        if second == 2 {
-            effect.must_be_seen();
+        let mut last = 0;
+        for _ in 0..2 {
+            let order = match event.status() {
+                Status::NotSubmitted => 0,
+                Status::Pending => {
+                    submission.must_be_seen();
+                    1
+                }
+                Status::Complete => {
+                    effect.must_be_seen();
+                    2
+                }
+                other => panic!("{other:?}"),
+            };
+            assert!(last <= order, "it went back");
+            last = order;
         }
         producer.join().unwrap();
         assert_eq!(event.status(), Status::Complete);
@@ -1461,7 +1468,6 @@ fn a_strand_goes_idle_against_record() {
         }
         event.synchronize().unwrap();
         effect.must_be_seen();
-        assert_eq!(stream.record().unwrap().status(), Status::Complete, "idle, and nobody is told");
     });
 }
 
@@ -1499,27 +1505,6 @@ fn a_strand_parks_against_a_host_signal() {
         effect.write();
         signal.complete();
         done.synchronize().unwrap();
-        seen.must_be_seen();
-    });
-}
-
-/// From stream to stream.
-#[test]
-fn a_strand_hands_over_to_another() {
-    model(|| {
-        let (produce, effect, seen) = (cpu_stream(), Effect::new(), Effect::new());
-        let consume = produce.device().create_stream().unwrap();
-        let work = effect.clone();
-        produce.cpu().unwrap().enqueue(move || work.write()).unwrap();
-        consume.wait(&produce.record().unwrap()).unwrap();
-        let after = seen.clone();
-        let work = move || {
-            if effect.0.load(Relaxed) == 1 {
-                after.write();
-            }
-        };
-        consume.cpu().unwrap().enqueue(work).unwrap();
-        consume.synchronize().unwrap();
         seen.must_be_seen();
     });
 }

@@ -238,6 +238,11 @@ pub(super) fn run(mut lane: Arc<Lane<Strand>>) {
                     // first, to see what became of it.
                     ops.push_front(Op::Wait(source.clone(), position));
                     *lock(&lane.backend().taken) = std::mem::take(&mut ops);
+                    // Closed meanwhile, `abandon` may have looked for the operations before they were back, and nobody
+                    // else would drop them. One of the two finds the other: it took the same lock, after the failure.
+                    if lane.is_failed() {
+                        return end(&lane, VecDeque::new());
+                    }
                     match source.core.timeline.register(position, lane, coarse_nanos()) {
                         Registered::Parked(_) => return source.watch(position),
                         Registered::Reached(back) | Registered::Failed(back, _) => lane = back,
