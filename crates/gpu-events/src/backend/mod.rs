@@ -26,6 +26,7 @@ use crate::{
     lane::Producer,
     stream::StreamOptions,
     time::Correlation,
+    timeline::relay,
 };
 use std::{
     any::Any,
@@ -132,8 +133,8 @@ pub trait BackendStream: Any + fmt::Debug + Send + Sync {
     fn watch(&self, position: u64);
 
     /// The device was closed: drop what was not submitted, leak what the driver may still use. Every position that was
-    /// not complete has failed already; gates open after this. Other methods may still be called afterwards, this one
-    /// among them, and must then keep nothing.
+    /// not complete has failed already; gates open after this. What users captured is dropped through [`defer`]. Other
+    /// methods may still be called afterwards, this one among them, and must then keep nothing.
     fn abandon(&self);
 }
 
@@ -210,6 +211,12 @@ pub trait Stamp: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`NotMeasured`](crate::ErrorKind::NotMeasured) where the device has no time for it; what the driver said.
     fn ticks(&self) -> Result<u64>;
+}
+
+/// Runs `user`, code of a user's such as the destructor of what dropped work had captured, once this thread has told
+/// everyone whom it has to tell: now, or, while a device is being closed, after that. It may wait for one of them.
+pub fn defer(user: impl FnOnce() + 'static) {
+    relay::afterwards(user);
 }
 
 /// The driver half of a lane that no driver moves: a host signal, a foreign submission.

@@ -7,13 +7,13 @@
 
 use super::workers;
 use crate::{
-    backend::{BackendStream, Gate, Room, Signaled, Source, Stamp, StreamTraits, Waited},
+    backend::{BackendStream, Gate, Room, Signaled, Source, Stamp, StreamTraits, Waited, defer},
     contain::{contain, discard},
     error::{Error, ErrorKind, Result},
     lane::Lane,
     primitive::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
     time::{coarse_nanos, host_nanos},
-    timeline::{Progress, Registered, Relay, relay},
+    timeline::{Progress, Registered, Relay},
     work,
 };
 use std::{
@@ -173,7 +173,7 @@ impl BackendStream for Strand {
     fn abandon(&self) {
         let rest = self.end(VecDeque::new());
         // What users captured may wait, in its destructor, for whom the closing thread has yet to release.
-        relay::afterwards(move || rest.into_iter().for_each(drop_quietly));
+        defer(move || rest.into_iter().for_each(drop_quietly));
     }
 }
 
