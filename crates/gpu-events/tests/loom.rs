@@ -61,6 +61,7 @@ struct Sim {
     idle_from: u64,
     /// Submissions are refused.
     refusing: bool,
+    #[expect(dead_code, reason = "counted while it is there")]
     alive: Alive,
 }
 
