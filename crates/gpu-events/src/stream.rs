@@ -229,13 +229,12 @@ impl Stream {
         let resource = std::mem::ManuallyDrop::new(resource);
         let lane = match event.point() {
             Point::Unrecorded | Point::Done => None,
-            // Weak: it is the lane that will keep the callback.
-            Point::At(target) => Some(Arc::downgrade(&target.lane)),
+            // Lane and callback keep each other until the recording is settled; if it never is, the resource is leaked.
+            Point::At(target) => Some(target.lane),
         };
         event
             .on_complete_in(self.device.core(), move |outcome| {
-                let known = outcome.is_ok()
-                    || lane.is_none_or(|lane| lane.upgrade().is_some_and(|lane| lane.is_done_with_failed()));
+                let known = outcome.is_ok() || lane.is_none_or(|lane| lane.is_done_with_failed());
                 if known {
                     drop(std::mem::ManuallyDrop::into_inner(resource));
                 }

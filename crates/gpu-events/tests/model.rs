@@ -233,6 +233,7 @@ struct Awaited {
 /// A resource that is kept until an event is settled: its going hangs the channel up.
 struct Kept {
     point: Option<Point>,
+    device: usize,
     resource: mpsc::Receiver<()>,
 }
 
@@ -258,6 +259,8 @@ struct World {
     callbacks: Vec<Registered>,
     futures: Vec<Awaited>,
     kept: Vec<Kept>,
+    /// The recordings of foreign submissions.
+    externals: Vec<Point>,
     ran: Vec<Arc<AtomicBool>>,
     /// Recorded behind every recording and every piece of work, to wait for what has no other event any more.
     probes: Vec<(Point, Event)>,
@@ -291,6 +294,7 @@ impl World {
             callbacks: Vec::new(),
             futures: Vec::new(),
             kept: Vec::new(),
+            externals: Vec::new(),
             ran: Vec::new(),
             probes: Vec::new(),
             table: EventTable::new(&devices[0].pool()),
@@ -396,6 +400,7 @@ impl World {
                 match self.devices[device].external_event() {
                     Ok((external, token)) => {
                         let point = self.oracle.point(Fate::NotSubmitted);
+                        self.externals.push(point);
                         self.events[event] = external;
                         self.recordings[event] = Some(point);
                         self.tokens[event] = Some(Token::Prepared(token));
@@ -489,7 +494,7 @@ impl World {
                     return assert_eq!(resource.try_recv(), Err(mpsc::TryRecvError::Empty), "not leaked");
                 }
                 kept.unwrap();
-                self.kept.push(Kept { point, resource });
+                self.kept.push(Kept { point, device: device_of_event(event), resource });
             }
             Op::Elapsed { start, end } => {
                 let fates = [start, end].map(|event| self.fate(self.recordings[event]));
@@ -882,8 +887,12 @@ impl World {
                 assert_eq!(kept.resource.try_recv(), Err(mpsc::TryRecvError::Empty), "let go too early");
                 Some(kept)
             }
-            // Nobody knows whether the device is done with it.
-            Some(Fate::Failed(ErrorKind::Closed | ErrorKind::Abandoned)) => {
+            // Nobody knows whether the device is done with it, or the one who had the submission in his hands.
+            Some(Fate::Failed(kind))
+                if self.closed[kept.device]
+                    || kind == ErrorKind::Abandoned
+                        && kept.point.is_some_and(|point| self.externals.contains(&point)) =>
+            {
                 assert_eq!(kept.resource.try_recv(), Err(mpsc::TryRecvError::Empty), "not leaked");
                 None
             }
