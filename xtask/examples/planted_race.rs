@@ -13,9 +13,12 @@ fn main() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                for _ in 0..1000 {
+                // So often, and each time anew, that the two threads can't but meet: one addition of a thousand would be
+                // over before the other thread starts, and a race that nobody runs into is not always reported.
+                for _ in 0..1_000_000 {
+                    let racy = std::hint::black_box(RACY.0.get());
                     // SAFETY: as above.
-                    unsafe { *RACY.0.get() += 1 };
+                    unsafe { *racy += 1 };
                 }
             });
         }

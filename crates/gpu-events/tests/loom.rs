@@ -1,5 +1,5 @@
-//! The concurrent core under loom: every pair of operations that may meet, in every interleaving of up to two
-//! preemptions, under the C11 memory model.
+//! The concurrent core under loom: every pair of operations that may meet, in every interleaving of so many
+//! preemptions (CI allows three) that loom finds, under its C11 memory model.
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg gpu_events_loom" LOOM_MAX_PREEMPTIONS=2 cargo test --release -p gpu-events --test loom
@@ -19,7 +19,7 @@
 //! - The CPU device's workers: a strand that is made ready gets a thread of the model of its own. The real ones are in
 //!   `tests/stress.rs`, under ThreadSanitizer as well.
 //!
-//! Each model was seen to fail with a mutation of the code that it watches; the list is in `timeline/README.md`.
+//! Which changes to the code the models were seen to catch is listed in `src/timeline/README.md`.
 
 #![cfg(gpu_events_loom)]
 
