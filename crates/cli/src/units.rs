@@ -95,7 +95,8 @@ pub(crate) fn count(n: u64) -> String {
     grouped
 }
 
-fn three_digits(value: f64) -> String {
+/// Three significant digits, two decimals at most.
+pub(crate) fn three_digits(value: f64) -> String {
     let decimals = match value {
         99.95.. => 0,
         9.995.. => 1,
