@@ -35,6 +35,8 @@ mod context;
 mod cpu;
 #[cfg(unix)]
 mod fork;
+#[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+mod metal;
 mod runner;
 mod subject;
 pub mod toy;
@@ -43,6 +45,8 @@ mod verdict;
 pub use cases::{Case, Group, cases};
 pub use context::{Context, Hold, Task};
 pub use cpu::CpuSubject;
+#[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+pub use metal::MetalSubject;
 pub use runner::{CaseReport, Filter, Outcome, Report, run, run_cases};
 pub use subject::{Adopted, Cells, Expectation, Subject};
 pub use verdict::{Stop, Verdict};

@@ -2,7 +2,7 @@
 
 use crate::{Case, Stop, Verdict};
 use gpu_events::{Device, Result, Stream};
-use std::{any::Any, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// A backend under test: how to open its devices, and how to give them work of known effect.
 ///
@@ -152,10 +152,10 @@ pub trait Cells: Send + Sync {
 }
 
 /// A queue that was made elsewhere, adopted as a stream.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "a function has nothing to show")]
 pub struct Adopted {
     /// The stream that stands for it.
     pub stream: Stream,
-    /// The keep-alive that the adoption was given; nothing else holds it but the adopted stream.
-    pub alive: std::sync::Weak<dyn Any + Send + Sync>,
+    /// Whether what keeps the queue alive is still there; nothing holds that but the adopted stream.
+    pub is_alive: Box<dyn Fn() -> bool + Send>,
 }

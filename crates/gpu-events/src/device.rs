@@ -1,7 +1,7 @@
 //! Devices: opening and listing them, what they can do, and their end.
 
 use crate::{
-    backend::{Backend, NoDriver, StreamSeed},
+    backend::{Backend, BackendStream, NoDriver, Stamp, StreamSeed},
     callback::CallbackQueue,
     error::{Error, ErrorKind, Result},
     event::Event,
@@ -17,6 +17,7 @@ use crate::{
     timeline::relay,
 };
 use std::{
+    any::Any,
     collections::HashMap,
     fmt,
     sync::{Arc, OnceLock, Weak, atomic::AtomicU64},
@@ -278,7 +279,15 @@ impl Device {
                 let _: u32 = index;
                 Err(Error::new(ErrorKind::FeatureDisabled))
             }
-            "metal" | "cuda" | "vulkan" => {
+            #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+            "metal" => Ok(Self::from_backend(crate::metal::MetalBackend::open(index)?)),
+            #[cfg(all(feature = "metal", not(any(target_vendor = "apple", gpu_events_metal_sim))))]
+            "metal" => {
+                Err(Error::with_text(ErrorKind::Unavailable, "Metal is there on Apple's systems alone"))
+            }
+            #[cfg(not(feature = "metal"))]
+            "metal" => Err(Error::new(ErrorKind::FeatureDisabled)),
+            "cuda" | "vulkan" => {
                 let _: u32 = index;
                 Err(Error::with_text(
                     ErrorKind::Unavailable,
@@ -323,10 +332,16 @@ impl Device {
 
     /// Every backend of this crate, with its devices or the reason why it has none here.
     pub fn backends() -> Vec<BackendListing> {
-        let mut backends: Vec<_> = ["metal", "cuda", "vulkan"]
-            .into_iter()
-            .map(|name| BackendListing { name, devices: Self::open(name).map(|_| Vec::new()) })
-            .collect();
+        #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+        let metal = crate::metal::MetalBackend::all();
+        #[cfg(not(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim))))]
+        let metal = Self::open("metal").map(|_| Vec::new());
+        let mut backends = vec![BackendListing { name: "metal", devices: metal }];
+        backends.extend(
+            ["cuda", "vulkan"]
+                .into_iter()
+                .map(|name| BackendListing { name, devices: Self::open(name).map(|_| Vec::new()) }),
+        );
         #[cfg(feature = "cpu")]
         let devices = Ok(vec![crate::cpu::CpuBackend::new(0).info()]);
         #[cfg(not(feature = "cpu"))]
@@ -359,6 +374,11 @@ impl Device {
 
     pub(crate) fn core(&self) -> &Arc<DeviceCore> {
         &self.0.core
+    }
+
+    /// The device's driver half, if it is of this type: what a backend's own functions on devices start from.
+    pub fn backend<B: Backend>(&self) -> Option<&B> {
+        (&**self.0.core.backend() as &dyn Any).downcast_ref()
     }
 
     #[inline]
@@ -496,11 +516,27 @@ impl Device {
     /// # Errors
     /// [`ErrorKind::Closed`], [`ErrorKind::Forked`].
     pub fn external_event(&self) -> Result<(Event, External)> {
+        self.external_event_with(None, |_| NoDriver).map(|(event, token, _)| (event, token))
+    }
+
+    /// As [`external_event`](Self::external_event), with a driver half and, for a timed event, the stamp that its time
+    /// will be read from: what a backend's own functions to record in somebody else's submission are made of (R37).
+    /// Position 1 of the lane is the recording.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`], [`ErrorKind::Forked`].
+    pub fn external_event_with<B: BackendStream>(
+        &self,
+        stamp: Option<Arc<dyn Stamp>>,
+        make: impl FnOnce(&Weak<Lane<B>>) -> B,
+    ) -> Result<(Event, External, Arc<Lane<B>>)> {
         fork::check()?;
-        let lane = self.0.core.create_driverless(None, Producer::External(AtomicBool::new(false)))?;
-        let event = self.acquire(false);
-        event.slot().set(&lane, 1, None);
-        Ok((event, External::new(lane)))
+        let producer = Producer::External(AtomicBool::new(false));
+        let lane = Lane::build_typed(&self.0.core, &StreamOptions::default(), producer, make)?;
+        let event = self.acquire(stamp.is_some());
+        let erased: Arc<Lane> = lane.clone();
+        event.slot().set(&erased, 1, stamp);
+        Ok((event, External::new(erased), lane))
     }
 
     /// Reads this device's clock and the host's side by side (R24).

@@ -1,7 +1,7 @@
 //! A timeline together with the driver half that moves it: a stream's, a host signal's, a foreign submission's.
 
 use crate::{
-    backend::{BackendStream, Gate, Room, Signaled, Source, StreamTraits, Waited},
+    backend::{BackendStream, Flushed, Gate, Room, Signaled, Source, StreamTraits, Waited},
     device::DeviceCore,
     error::{Error, ErrorKind, Result},
     event::{Slot, Status},
@@ -205,7 +205,7 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     }
 
     /// Everything up to `position` has been given to the driver, by the backend's own decision: a bound was reached, or
-    /// the device had run dry. Called with the submit lock held; `flush` needs no such report.
+    /// the device had run dry. Called with the submit lock held; what `flush` submits it returns instead.
     pub fn submitted(&self, position: u64) {
         // Release: pairs with the acquire in `need` and `is_submitted`: the driver has it before we say so.
         self.core.flushed.fetch_max(position, Ordering::Release);
@@ -279,16 +279,27 @@ impl<B: ?Sized + BackendStream> Lane<B> {
 
     /// Submits what is gathered. On failure: from which position on.
     fn flush_locked(&self, submit: &mut Submit) -> Result<(), (u64, Error)> {
-        // Relaxed: written under the lock that is held.
-        let flushed = self.core.flushed.load(Ordering::Relaxed);
+        self.mark(submit);
         match self.backend.flush() {
-            Ok(()) => {
-                // Release: pairs with the acquire in `submitted`: the driver has it before we say so.
-                self.core.flushed.store(submit.recorded, Ordering::Release);
-                Ok(())
-            }
-            Err(error) => Err((flushed + 1, error)),
+            Ok(Flushed::All) => self.submitted(submit.recorded),
+            Ok(Flushed::UpTo(position)) => self.submitted(position),
+            Err(error) => return Err((self.first_unsubmitted(), error)),
         }
+        Ok(())
+    }
+
+    /// Lets the backend take a position for work that nobody has recorded behind.
+    fn mark(&self, submit: &mut Submit) {
+        // A failed stream's positions go to no backend any more.
+        if !self.is_failed() && self.backend.mark(submit.recorded + 1) {
+            submit.recorded += 1;
+        }
+    }
+
+    /// The first position that the driver does not have for certain. Under the submit lock.
+    pub(crate) fn first_unsubmitted(&self) -> u64 {
+        // Relaxed: written under the lock that is held.
+        self.core.flushed.load(Ordering::Relaxed) + 1
     }
 
     /// Submits what is gathered, and reports what went wrong; where the lock is held, leaves that to its holder.
@@ -335,7 +346,7 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     /// Has `position` submitted, as far as that goes without blocking.
     #[inline]
     fn need(&self, position: u64) {
-        // Acquire: pairs with `flush_locked`.
+        // Acquire: pairs with `submitted`.
         if self.core.traits.batches && self.core.flushed.load(Ordering::Acquire) < position {
             self.request_flush();
         }
@@ -343,7 +354,7 @@ impl<B: ?Sized + BackendStream> Lane<B> {
 
     /// Whether everything up to `position` has been given to the driver.
     pub(crate) fn is_submitted(&self, position: u64) -> bool {
-        // Acquire: pairs with `flush_locked`.
+        // Acquire: pairs with `submitted`.
         !self.is_unsubmitted()
             && (!self.core.traits.batches || self.core.flushed.load(Ordering::Acquire) >= position)
     }
@@ -426,11 +437,22 @@ impl Lane {
         producer: Producer,
         make: impl FnOnce(&Weak<Lane<B>>) -> B,
     ) -> Result<Arc<Self>> {
-        let lane: Arc<Self> = Arc::new_cyclic(|this| {
+        Self::build_typed(device, options, producer, make).map(|lane| lane as Arc<Self>)
+    }
+
+    /// As [`build`](Self::build), with the driver half's type kept.
+    pub(crate) fn build_typed<B: BackendStream>(
+        device: &Arc<DeviceCore>,
+        options: &StreamOptions,
+        producer: Producer,
+        make: impl FnOnce(&Weak<Lane<B>>) -> B,
+    ) -> Result<Arc<Lane<B>>> {
+        let lane: Arc<Lane<B>> = Arc::new_cyclic(|this| {
             let backend = make(this);
             Lane { core: LaneCore::new(device, options, producer, backend.traits()), backend }
         });
-        lane.core.device.admit(&lane)?;
+        let erased: Arc<Self> = lane.clone();
+        lane.core.device.admit(&erased)?;
         Ok(lane)
     }
 
@@ -579,7 +601,10 @@ impl Lane {
         match self.backend.wait(&Source { lane: &source.lane, position: source.position })? {
             Waited::Carried => Ok(Inserted::Carried),
             Waited::Native => Ok(Inserted::Linked { from }),
-            Waited::Unsupported => Ok(Inserted::Gated { from, gate: self.backend.gate()? }),
+            Waited::Unsupported => {
+                self.mark(submit);
+                Ok(Inserted::Gated { from: submit.recorded + 1, gate: self.backend.gate()? })
+            }
         }
     }
 

@@ -49,6 +49,7 @@
 //!
 //! # Features
 //! - `cpu` (default): the CPU device.
+//! - `metal` (default): GPUs through Metal, on Apple's systems. Elsewhere it brings nothing in, not even a dependency.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
@@ -77,6 +78,8 @@ mod work;
 
 #[cfg(feature = "cpu")]
 pub use backend::cpu;
+#[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+pub use backend::metal;
 pub use callback::Callback;
 pub use device::{BackendListing, Capabilities, Device, DeviceId, DeviceInfo, Gates};
 pub use error::{Error, ErrorKind, Result};

@@ -42,6 +42,7 @@ pub enum WhenFull {
 pub struct StreamOptions {
     pub(crate) label: Option<String>,
     pub(crate) queue_depth: Option<u64>,
+    pub(crate) batch_bound: Option<u64>,
     pub(crate) when_full: WhenFull,
 }
 
@@ -64,6 +65,14 @@ impl StreamOptions {
         self
     }
 
+    /// Gathers at most this many recordings before they are submitted, where the device gathers any:
+    /// [`Capabilities::batch_bound`](crate::Capabilities::batch_bound) says how many by default. Fewer start sooner, and
+    /// cost a submission more often; zero submits each at once.
+    pub fn batch_bound(mut self, bound: u64) -> Self {
+        self.batch_bound = Some(bound);
+        self
+    }
+
     /// What a recording does that finds the queue full.
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.when_full = when_full;
@@ -73,6 +82,11 @@ impl StreamOptions {
     /// The queue depth that was asked for. For backends.
     pub fn requested_depth(&self) -> Option<u64> {
         self.queue_depth
+    }
+
+    /// The bound on a batch that was asked for. For backends.
+    pub fn requested_batch_bound(&self) -> Option<u64> {
+        self.batch_bound
     }
 }
 
@@ -274,6 +288,15 @@ impl Stream {
     pub fn cpu(&self) -> Result<crate::cpu::CpuStream<'_>> {
         crate::cpu::CpuStream::new(&self.lane, false)
     }
+
+    /// The stream's Metal side, to encode work.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if its device is no Metal device.
+    #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+    pub fn metal(&self) -> Result<crate::metal::MetalStream<'_>> {
+        crate::metal::MetalStream::new(&self.lane, Some(self))
+    }
 }
 
 impl Clone for Stream {
@@ -369,6 +392,15 @@ impl StreamGuard<'_> {
     #[cfg(feature = "cpu")]
     pub fn cpu(&mut self) -> Result<crate::cpu::CpuStream<'_>> {
         crate::cpu::CpuStream::new(self.lane, true)
+    }
+
+    /// The stream's Metal side, to encode work.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if its device is no Metal device.
+    #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+    pub fn metal(&mut self) -> Result<crate::metal::MetalStream<'_>> {
+        crate::metal::MetalStream::new(self.lane, None)
     }
 }
 

@@ -27,7 +27,8 @@ use gpu_events::{
     Capabilities, Clock, ClockId, Completion, Correlation, Device, DeviceInfo, Error, ErrorKind, Event,
     EventPool, EventTable, Result, Status, Stream, StreamWait, WaitAny, WaitOptions,
     backend::{
-        Backend, BackendStream, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
+        Backend, BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits,
+        Waited,
     },
     wait_any,
 };
@@ -199,13 +200,13 @@ impl BackendStream for SimStream {
         Ok(gate)
     }
 
-    fn flush(&self) -> Result<()> {
+    fn flush(&self) -> Result<Flushed> {
         if self.sim.refusing {
             return Err(Error::new(ErrorKind::Driver));
         }
         *self.flushed.lock().unwrap() = self.signaled.load(SeqCst);
         self.bell.notify_all();
-        Ok(())
+        Ok(Flushed::All)
     }
 
     fn poll(&self) {}

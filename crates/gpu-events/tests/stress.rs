@@ -15,7 +15,9 @@ use gpu_events::{
     Capabilities, Clock, ClockId, Completion, Correlation, Device, DeviceInfo, Error, ErrorKind, Event,
     EventPool, EventTable, HostSignal, Result, Status, Stream, WaitAny, WaitOptions, WaitOutcome,
     WaitStrategy,
-    backend::{Backend, BackendStream, Gate, Lane, Signaled, Source, StreamSeed, StreamTraits, Waited},
+    backend::{
+        Backend, BackendStream, Flushed, Gate, Lane, Signaled, Source, StreamSeed, StreamTraits, Waited,
+    },
     wait_all, wait_any,
 };
 use std::{
@@ -643,10 +645,10 @@ impl BackendStream for DrivenStream {
         Ok(gate)
     }
 
-    fn flush(&self) -> Result<()> {
+    fn flush(&self) -> Result<Flushed> {
         self.given.lock().unwrap().0 = self.signaled.load(Ordering::Acquire);
         self.bell.notify_all();
-        Ok(())
+        Ok(Flushed::All)
     }
 
     fn poll(&self) {}

@@ -141,7 +141,7 @@ fn a_lost_device_and_a_new_one(ctx: &Context) -> Verdict {
 fn an_adopted_stream(ctx: &Context) -> Verdict {
     let device = ctx.device()?;
     let adopted = ctx.subject().adopt(&device, &device)??;
-    let (stream, alive) = (adopted.stream, adopted.alive);
+    let (stream, is_alive) = (adopted.stream, adopted.is_alive);
     let other = device.create_stream()?;
     let cells = ctx.cells(&device, 2)?;
     let hold = ctx.hold(&stream)?;
@@ -151,13 +151,13 @@ fn an_adopted_stream(ctx: &Context) -> Verdict {
     cells.copy(&other, 0, 1)?;
     let end = other.record()?;
     drop(stream);
-    ensure(alive.upgrade().is_some(), "the keep-alive went with work in flight")?;
+    ensure(is_alive(), "the keep-alive went with work in flight")?;
     ctx.stays_pending(&end)?;
     hold.release();
     ctx.settle(&end)?;
     equal("what came from the adopted stream", cells.read(1), 79)?;
     drop((event, end));
-    ctx.until("the end of the keep-alive", || alive.upgrade().is_none())?;
+    ctx.until("the end of the keep-alive", || !is_alive())?;
 
     let second = ctx.second_device(&device)?;
     match ctx.subject().adopt(&device, &second)? {

@@ -9,7 +9,8 @@ use super::{
 use gpu_events::{
     Capabilities, Correlation, Device, DeviceInfo, Error, ErrorKind, Gates, Result, Stream, StreamOptions,
     backend::{
-        Backend, BackendStream, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
+        Backend, BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits,
+        Waited,
     },
 };
 use std::{
@@ -283,6 +284,8 @@ struct HostQueue {
     items: VecDeque<Item>,
     /// How many of them, from the front, are to go as soon as no gate is in the way.
     flushed: usize,
+    /// The last position that the hardware has.
+    submitted: u64,
     /// The driver will refuse the next submission.
     refuses: bool,
     /// The device was closed, or the stream has failed: nothing is kept any more.
@@ -356,7 +359,12 @@ impl ToyStream {
             }
             host.flushed -= 1;
             match host.items.pop_front() {
-                Some(Item::Op(op)) => batch.push(op),
+                Some(Item::Op(op)) => {
+                    if let Op::Signal { value, .. } = &op {
+                        host.submitted = *value;
+                    }
+                    batch.push(op);
+                }
                 Some(Item::Gate(_)) => {}
                 None => break,
             }
@@ -450,20 +458,20 @@ impl BackendStream for ToyStream {
         Ok(gate)
     }
 
-    fn flush(&self) -> Result<()> {
+    fn flush(&self) -> Result<Flushed> {
         let mut host = lock(&self.host);
         if std::mem::take(&mut host.refuses) {
             // What was flushed before, and waits for a gate, is not of this submission.
             let kept = host.flushed;
             host.items.truncate(kept);
             if self.shared.has(Fault::ForgetsRefusal) {
-                return Ok(());
+                return Ok(Flushed::All);
             }
             return Err(Error::with_text(ErrorKind::Driver, "submission refused on demand"));
         }
         host.flushed = host.items.len();
         self.submit(&mut host);
-        Ok(())
+        Ok(if host.items.is_empty() { Flushed::All } else { Flushed::UpTo(host.submitted) })
     }
 
     fn poll(&self) {

@@ -98,7 +98,8 @@ impl Subject for ToySubject {
         let queue = ForeignQueue::new(ToyStream::of(&device.create_stream()?)?.shared())?;
         let owner: KeepAlive = Arc::new("whoever made the queue");
         let alive = Arc::downgrade(&owner);
-        Ok(queue.adopt(adopter, owner).map(|stream| Adopted { stream, alive }))
+        let is_alive = Box::new(move || alive.strong_count() > 0);
+        Ok(queue.adopt(adopter, owner).map(|stream| Adopted { stream, is_alive }))
     }
 
     fn value_gap(&self, _device: &Device) -> Verdict<u64> {

@@ -17,6 +17,8 @@
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+pub mod metal;
 
 pub use crate::lane::Lane;
 
@@ -35,7 +37,7 @@ use std::{
 };
 
 /// An opened device.
-pub trait Backend: fmt::Debug + Send + Sync + 'static {
+pub trait Backend: Any + fmt::Debug + Send + Sync {
     /// What the device is and can do. Asked once.
     fn info(&self) -> DeviceInfo;
 
@@ -119,12 +121,20 @@ pub trait BackendStream: Any + fmt::Debug + Send + Sync {
     /// What the driver refused; nothing has happened then.
     fn gate(&self) -> Result<Arc<dyn Gate>>;
 
-    /// *Held.* Submits everything that was gathered.
+    /// *Held.* Called before a flush and before a gate. A backend whose submissions must each end in a position, because
+    /// the next one is ordered behind that, takes `position` here for work that nobody has recorded behind yet, and
+    /// answers that it has. It is the next position, as [`signal`](Self::signal) would get it, and nobody's event.
+    fn mark(&self, position: u64) -> bool {
+        let _ = position;
+        false
+    }
+
+    /// *Held.* Submits everything that was gathered, up to the first gate that is closed.
     ///
     /// # Errors
     /// What the driver refused. What was gathered is lost then, and the core fails the stream from the first position
     /// on that was not submitted.
-    fn flush(&self) -> Result<()>;
+    fn flush(&self) -> Result<Flushed>;
 
     /// Asks the driver how far it is, and advances the lane. Cheap: it is called by whoever polls.
     fn poll(&self);
@@ -147,6 +157,16 @@ pub enum Signaled {
     Pending(Option<Arc<dyn Stamp>>),
     /// The driver would block for want of room. Nothing has happened.
     Full(Room),
+}
+
+/// How far a flush got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything was given to the driver.
+    All,
+    /// What is behind a closed gate stays in our own queue: the driver has what is up to this position. The backend
+    /// asks for another flush when the gate opens.
+    UpTo(u64),
 }
 
 /// When a full queue has room again.
@@ -190,7 +210,8 @@ impl Source<'_> {
         self.lane.downcast()
     }
 
-    /// Whether everything up to the position has been given to the source's driver.
+    /// Whether everything up to the position has been given to the source's driver: nothing of it is gathered still, or
+    /// held back behind a gate.
     pub fn is_submitted(&self) -> bool {
         self.lane.is_submitted(self.position)
     }
@@ -240,8 +261,8 @@ impl BackendStream for NoDriver {
         Err(Error::new(crate::ErrorKind::Unsupported))
     }
 
-    fn flush(&self) -> Result<()> {
-        Ok(())
+    fn flush(&self) -> Result<Flushed> {
+        Ok(Flushed::All)
     }
 
     fn poll(&self) {}

@@ -1,8 +1,9 @@
 //! What is known to go wrong in `MPSEvent.h`, each as a check that our events pass and the seed's way does not.
 //!
 //! A check is generic over [`EventSystem`] and knows neither. It ends in bounded time, also where the system hangs.
-//! [`judge`] runs it on the CPU device, on the skeleton's device and on the seed's way, and asks that it pass on ours
-//! and catch the seed's for the reason named: a check that could not fail would be caught itself.
+//! [`judge`] runs it on the CPU device, on the skeleton's device, in `metal-sim` on the simulated Metal, and on the seed's
+//! way, and asks that it pass on ours and catch the seed's for the reason named: a check that could not fail would be
+//! caught itself.
 
 use crate::{
     ours::Ours,
@@ -26,6 +27,8 @@ type Verdict<T = ()> = Result<T, &'static str>;
 fn judge(ours: fn(&Arc<Ours>) -> Verdict, seed: fn(&Arc<SeedWay>) -> Verdict, caught: &'static str) {
     assert_eq!(ours(&Arc::new(Ours::on_the_cpu())), Ok(()), "ours, on the CPU");
     assert_eq!(ours(&Arc::new(Ours::on_the_skeleton())), Ok(()), "ours, on the skeleton's device");
+    #[cfg(gpu_events_metal_sim)]
+    assert_eq!(ours(&Arc::new(Ours::on_metal())), Ok(()), "ours, on the simulated Metal");
     assert_eq!(seed(&Arc::new(SeedWay::new())), Err(caught), "the seed's way");
 }
 
@@ -85,6 +88,8 @@ fn the_seeds_way_works_when_nothing_goes_wrong() {
     plain(&Arc::new(SeedWay::new())).unwrap();
     plain(&Arc::new(Ours::on_the_cpu())).unwrap();
     plain(&Arc::new(Ours::on_the_skeleton())).unwrap();
+    #[cfg(gpu_events_metal_sim)]
+    plain(&Arc::new(Ours::on_metal())).unwrap();
 }
 
 fn plain<S: EventSystem>(system: &Arc<S>) -> Verdict {

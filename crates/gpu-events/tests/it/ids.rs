@@ -1,6 +1,6 @@
 //! Ids, and the table of events by id.
 
-use crate::support::{BOUND, complete, cpu, crowd, held_stream, hold, until, within};
+use crate::support::{BOUND, complete, crowd, device, enqueue, held_stream, hold, until, within};
 use gpu_events::{Device, Error, ErrorKind, EventId, EventPool, EventTable, StreamWait};
 use std::{
     collections::HashSet,
@@ -19,7 +19,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> ErrorKind {
 
 #[test]
 fn the_verbs_do_what_they_say() {
-    let device = cpu();
+    let device = device();
     let table = table(&device);
     let id = table.acquire(false).unwrap();
     assert_eq!(table.len().unwrap(), 1);
@@ -55,7 +55,7 @@ fn the_verbs_do_what_they_say() {
 
 #[test]
 fn every_verb_refuses_an_id_that_is_none() {
-    let device = cpu();
+    let device = device();
     let (table, other) = (table(&device), table(&device));
     let stale = table.acquire(true).unwrap();
     table.release(stale).unwrap();
@@ -84,22 +84,18 @@ fn every_verb_refuses_an_id_that_is_none() {
 #[test]
 fn elapsed_waits_for_both_and_has_a_sign() {
     let _crowd = crowd();
-    let device = cpu();
+    let device = device();
     let table = table(&device);
     let (start, end) = (table.acquire(true).unwrap(), table.acquire(true).unwrap());
     let (stream, signal) = held_stream(&device);
     table.record(start, Some(&stream), false).unwrap();
-    stream
-        .cpu()
-        .unwrap()
-        .enqueue({
-            let clock = device.clone();
-            move || {
-                let from = clock.correlate().expect("the host's clock").device();
-                while clock.correlate().expect("the host's clock").device() == from {}
-            }
-        })
-        .unwrap();
+    let clock = device.clone();
+    let work = move || {
+        let from = clock.correlate().expect("the clock").device();
+        while clock.correlate().expect("the clock").device() == from {}
+        Ok(())
+    };
+    enqueue(&stream, work).unwrap();
     table.record(end, Some(&stream), false).unwrap();
     std::thread::scope(|scope| {
         let ms = scope.spawn(|| table.elapsed_time(start, end).unwrap());
@@ -120,7 +116,7 @@ fn elapsed_waits_for_both_and_has_a_sign() {
 /// The checks come before anything is waited for (R21).
 #[test]
 fn elapsed_checks_before_it_waits() {
-    let device = cpu();
+    let device = device();
     let table = table(&device);
     let (stream, signal) = held_stream(&device);
     let (timed, untimed, unrecorded) =
@@ -139,7 +135,7 @@ fn elapsed_checks_before_it_waits() {
 
 #[test]
 fn reset_can_change_the_timing_and_keeps_the_id() {
-    let device = cpu();
+    let device = device();
     let table = table(&device);
     let id = table.acquire(false).unwrap();
     let (stream, signal) = held_stream(&device);
@@ -164,7 +160,7 @@ fn reset_can_change_the_timing_and_keeps_the_id() {
 #[test]
 fn a_release_leaves_those_alone_who_use_the_event() {
     let _crowd = crowd();
-    let device = cpu();
+    let device = device();
     let table = Arc::new(table(&device));
     let id = table.acquire(false).unwrap();
     let (stream, signal) = held_stream(&device);
@@ -197,8 +193,8 @@ fn the_shared_table_is_one() {
 /// Over pools, threads and the ends of threads (R33).
 #[test]
 fn no_id_is_handed_out_twice() {
-    let pools: Vec<EventPool> = (0..3).map(|n| EventPool::bounded(&cpu(), [0, 100, 4096][n])).collect();
-    let table = table(&cpu());
+    let pools: Vec<EventPool> = (0..3).map(|n| EventPool::bounded(&device(), [0, 100, 4096][n])).collect();
+    let table = table(&device());
     let mut seen = HashSet::new();
     for _ in 0..8 {
         // Threads that end leave ids behind that nobody had: those are not handed out again either.

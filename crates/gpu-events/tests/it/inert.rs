@@ -2,7 +2,9 @@
 
 use gpu_events::{
     Capabilities, Clock, ClockId, Correlation, Device, DeviceInfo, Error, ErrorKind, Result, Stream,
-    backend::{Backend, BackendStream, Gate, Lane, Signaled, Source, StreamSeed, StreamTraits, Waited},
+    backend::{
+        Backend, BackendStream, Flushed, Gate, Lane, Signaled, Source, StreamSeed, StreamTraits, Waited,
+    },
 };
 use std::{
     sync::{Arc, Weak},
@@ -63,8 +65,8 @@ impl BackendStream for InertStream {
         Err(Error::new(ErrorKind::Unsupported))
     }
 
-    fn flush(&self) -> Result<()> {
-        Ok(())
+    fn flush(&self) -> Result<Flushed> {
+        Ok(Flushed::All)
     }
 
     fn poll(&self) {}

@@ -11,6 +11,10 @@
 
 #![cfg(all(feature = "cpu", not(gpu_events_loom)))]
 
+// Linked for the symbols that it has in the place of Apple's.
+#[cfg(gpu_events_metal_sim)]
+use metal_sim as _;
+
 mod driver;
 mod errors;
 mod examples;

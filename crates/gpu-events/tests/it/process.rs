@@ -2,7 +2,7 @@
 
 #![cfg(unix)]
 
-use crate::support::{BOUND, complete, cpu, crowd, held_stream, hold, within};
+use crate::support::{BOUND, complete, cpu, crowd, enqueue, held_stream, hold, within};
 use gpu_events::{
     Device, Error, ErrorKind, Event, EventId, EventPool, EventTable, HostSignal, Result, Status, Stream,
     WaitOptions, WaitOutcome, wait_all, wait_any,
@@ -232,7 +232,7 @@ fn in_a_child_process() {
     extern "C" fn at_exit() {
         let event = EventPool::shared().unwrap().acquire_timed();
         let stream = Device::default().unwrap().default_stream().unwrap();
-        stream.cpu().unwrap().enqueue(|| ()).unwrap();
+        enqueue(&stream, || Ok(())).unwrap();
         event.record(&stream).unwrap();
         assert_eq!(event.wait_timeout(BOUND).unwrap(), WaitOutcome::Complete);
         let (event, signal) = Device::default().unwrap().host_event().unwrap();
@@ -266,7 +266,7 @@ fn in_a_child_process() {
             }
             let stream = Device::default().unwrap().create_stream().unwrap();
             loop {
-                stream.cpu().unwrap().enqueue(|| ()).unwrap();
+                enqueue(&stream, || Ok(())).unwrap();
                 let event = stream.record().unwrap();
                 event.on_complete(|_| ()).unwrap();
                 event.synchronize().unwrap();

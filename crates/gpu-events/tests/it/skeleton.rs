@@ -19,7 +19,8 @@ use crate::driver::{Batch, Command, Counter, Driver, NANOS_PER_TICK, Query, Queu
 use gpu_events::{
     Capabilities, Clock, ClockId, Correlation, DeviceInfo, Error, ErrorKind, Gates, Result, Stream,
     backend::{
-        Backend, BackendStream, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
+        Backend, BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits,
+        Waited,
     },
 };
 use std::{
@@ -149,6 +150,8 @@ struct Gathered {
     items: VecDeque<Item>,
     /// How many of them are recordings.
     recordings: u64,
+    /// The last position that the driver has.
+    submitted: u64,
     abandoned: bool,
 }
 
@@ -281,15 +284,20 @@ impl BackendStream for FakeStream {
 
     /// **Driver**: `commit`, `vkQueueSubmit2`.
     ///
-    /// **Contract**: everything gathered goes, up to the first gate that is closed. An error fails the stream from
-    /// the first position on that was not submitted.
-    fn flush(&self) -> Result<()> {
-        let commands: VecDeque<Command> = {
+    /// **Contract**: everything gathered goes, up to the first gate that is closed, and what comes back says how far
+    /// that was. An error fails the stream from the first position on that was not submitted.
+    fn flush(&self) -> Result<Flushed> {
+        let (commands, flushed) = {
             let mut gathered = lock(&self.gathered);
-            let mut commands = VecDeque::new();
+            let mut commands: VecDeque<Command> = VecDeque::new();
             while let Some(item) = gathered.items.pop_front() {
                 match item {
-                    Item::Command(command) => commands.push_back(command),
+                    Item::Command(command) => {
+                        if let Command::Signal(_, position) = &command {
+                            gathered.submitted = *position;
+                        }
+                        commands.push_back(command);
+                    }
                     Item::Gate(gate) if gate.open.load(Ordering::Acquire) => {}
                     closed @ Item::Gate(_) => {
                         gathered.items.push_front(closed);
@@ -298,14 +306,15 @@ impl BackendStream for FakeStream {
                 }
             }
             gathered.recordings = 0;
-            commands
+            let all = gathered.items.is_empty();
+            (commands, if all { Flushed::All } else { Flushed::UpTo(gathered.submitted) })
         };
-        let Some(lane) = self.lane.upgrade().filter(|_| !commands.is_empty()) else { return Ok(()) };
+        let Some(lane) = self.lane.upgrade().filter(|_| !commands.is_empty()) else { return Ok(flushed) };
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         // The batch keeps the lane, and with it everything that the work needs, until the driver is done with it: the
         // user may have dropped every handle by then (R32).
         let done = Box::new(move |outcome| Self::batch_is_done(&lane, outcome));
-        self.queue.submit(Batch { commands, done: Some(done) }).map_err(|text| {
+        self.queue.submit(Batch { commands, done: Some(done) }).map(|()| flushed).map_err(|text| {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             // The core will fail this stream and those that wait for it, so nobody hangs. What waits for it in the
             // driver can't be let go before that is done, and stays there until the device is closed: leaked, which

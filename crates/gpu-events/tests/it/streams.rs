@@ -4,7 +4,7 @@ use crate::{
     driver::Driver,
     inert,
     skeleton::{FakeBackend, FakeStream},
-    support::{BOUND, complete, cpu, crowd, held_stream, until},
+    support::{BOUND, complete, cpu, crowd, device, enqueue_held, held_stream, until},
 };
 use gpu_events::{
     Capabilities, Device, ErrorKind, Gates, Status, StreamOptions, StreamWait, WaitOptions, WaitOutcome,
@@ -21,7 +21,7 @@ use std::{
 
 #[test]
 fn what_goes_through_a_guard_stays_together() {
-    let device = cpu();
+    let device = device();
     let (stream, signal) = held_stream(&device);
     let (sender, receiver) = mpsc::channel();
     let marks: Vec<_> = std::thread::scope(|scope| {
@@ -35,8 +35,8 @@ fn what_goes_through_a_guard_stays_together() {
                         let mut guard = stream.lock().unwrap();
                         for step in 0..3 {
                             let sender = sender.clone();
-                            let work = move || sender.send((thread, step)).unwrap();
-                            guard.cpu().unwrap().enqueue(work).unwrap();
+                            let work = move || sender.send((thread, step)).map_err(|error| error.to_string());
+                            enqueue_held(&mut guard, work).unwrap();
                         }
                         guard.record(&event).unwrap();
                         drop(guard);

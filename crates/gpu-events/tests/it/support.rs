@@ -1,6 +1,6 @@
 //! What the tests share.
 
-use gpu_events::{Device, Event, HostSignal, Stream, WaitOptions, WaitOutcome};
+use gpu_events::{Device, Event, HostSignal, Result, Stream, StreamGuard, WaitOptions, WaitOutcome};
 use std::{
     sync::{Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
@@ -11,6 +11,32 @@ pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
 pub(crate) fn cpu() -> Device {
     Device::open("cpu").expect("the CPU is there")
+}
+
+/// The device for tests of what every device has: the CPU, or, in `metal-sim`, the simulated GPU.
+pub(crate) fn device() -> Device {
+    let name = if cfg!(gpu_events_metal_sim) { "metal" } else { "cpu" };
+    Device::open(name).expect("the device is there")
+}
+
+/// Submits host code as work, whatever the stream's device: a simulated GPU runs that as well.
+pub(crate) fn enqueue(
+    stream: &Stream,
+    work: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<()> {
+    enqueue_held(&mut stream.lock()?, work)
+}
+
+/// As [`enqueue`], through a guard.
+pub(crate) fn enqueue_held(
+    guard: &mut StreamGuard<'_>,
+    work: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<()> {
+    #[cfg(gpu_events_metal_sim)]
+    if let Ok(metal) = guard.metal() {
+        return metal.encode(|commands| metal_sim::host_work(commands, work));
+    }
+    guard.cpu()?.enqueue(work)
 }
 
 /// A stream whose work is held back until the signal is given.

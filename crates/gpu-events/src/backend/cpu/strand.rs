@@ -7,7 +7,7 @@
 
 use super::workers;
 use crate::{
-    backend::{BackendStream, Gate, Room, Signaled, Source, Stamp, StreamTraits, Waited, defer},
+    backend::{BackendStream, Flushed, Gate, Room, Signaled, Source, Stamp, StreamTraits, Waited, defer},
     contain::{contain, discard},
     error::{Error, ErrorKind, Result},
     lane::Lane,
@@ -162,8 +162,8 @@ impl BackendStream for Strand {
         Err(Error::new(ErrorKind::Unsupported))
     }
 
-    fn flush(&self) -> Result<()> {
-        Ok(())
+    fn flush(&self) -> Result<Flushed> {
+        Ok(Flushed::All)
     }
 
     fn poll(&self) {}
