@@ -5,10 +5,11 @@ use serde_json::Value;
 use xshell::cmd;
 
 use crate::Context;
-use crate::toolchain::{self, Toolchain};
+use crate::toolchain::{self, Sanitizer, Toolchain};
 
 const LIBRARY: &str = "gpu-events";
 const BINARY: &str = "gpu-events-cli";
+const SUITE: &str = "gpu-events-conformance";
 
 pub(crate) fn fmt(cx: &Context) -> Result<()> {
     cmd!(cx.sh, "cargo fmt --all --check").run()?;
@@ -78,7 +79,7 @@ pub(crate) fn stress(cx: &Context) -> Result<()> {
 pub(crate) fn tsan(cx: &Context) -> Result<()> {
     let sh = &cx.sh;
     let toolchain = Toolchain::with_std_source(sh)?;
-    let flags = toolchain.tsan_flags(sh)?;
+    let flags = toolchain.sanitizer_flags(sh, Sanitizer::Thread, &[])?;
     let host = toolchain::host(sh)?;
     let target_dir = cx.target_dir("tsan");
     // The standard library is built too: an uninstrumented one gives false alarms.
@@ -115,16 +116,18 @@ pub(crate) fn macos(cx: &Context) -> Result<()> {
     type_check(cx, "aarch64-apple-darwin")
 }
 
+/// Lints as well, where the target's standard library is installed: clippy takes no other compiler's.
 fn type_check(cx: &Context, target: &str) -> Result<()> {
     let sh = &cx.sh;
     let target_dir = cx.target_dir("cross");
     let cargo = if toolchain::has_target(sh, target) {
-        cmd!(sh, "cargo check")
+        cmd!(sh, "cargo clippy")
     } else {
         Toolchain::with_std_source(sh)?.cargo(sh).args(["check", "-Zbuild-std=std,panic_abort"])
     };
     cargo
-        .args(["--locked", "-p", LIBRARY, "-p", BINARY, "--target", target, "--target-dir", &target_dir])
+        .args(["--locked", "-p", LIBRARY, "-p", SUITE, "-p", BINARY, "--lib", "--bins", "--examples"])
+        .args(["--target", target, "--target-dir", &target_dir])
         .env("RUSTFLAGS", "-D warnings")
         .run()?;
     Ok(())

@@ -2,6 +2,7 @@
 
 mod checks;
 mod install;
+mod metal;
 mod readme;
 mod toolchain;
 
@@ -36,7 +37,11 @@ const TASKS: &[Task] = &[
     check("loom", "every interleaving of the core's small models", checks::loom),
     check("windows", "type check for x86_64-pc-windows-msvc", checks::windows),
     check("macos", "type check for aarch64-apple-darwin", checks::macos),
+    check("metal-sim", "the Metal backend on the simulated Metal: suite, integration, stress", metal::test),
+    check("metal-lint", "lints of what only Apple's targets build, through the simulation", metal::lint),
     check("tsan", "the integration and stress tests under ThreadSanitizer", checks::tsan),
+    check("metal-tsan", "the simulated Metal's tests under ThreadSanitizer", metal::tsan),
+    check("metal-asan", "the simulated Metal's tests under AddressSanitizer", metal::asan),
     extra("test", "cargo test --workspace, in place", checks::test),
     extra("advisories", "known vulnerabilities; fetches RustSec's database", checks::advisories),
     extra("install", "installs what the checks need (Debian)", install::run),

@@ -45,12 +45,19 @@ impl Toolchain {
         }
     }
 
-    /// The flags that compile with ThreadSanitizer and link its runtime, as `CARGO_ENCODED_RUSTFLAGS` wants them.
-    pub(crate) fn tsan_flags(&self, sh: &Shell) -> Result<String> {
-        let mut flags = vec!["-Zsanitizer=thread".to_owned()];
+    /// The flags that compile with a sanitizer and link its runtime, and `others`, as `CARGO_ENCODED_RUSTFLAGS` wants
+    /// them.
+    pub(crate) fn sanitizer_flags(
+        &self,
+        sh: &Shell,
+        sanitizer: Sanitizer,
+        others: &[&str],
+    ) -> Result<String> {
+        let mut flags = others.iter().map(ToString::to_string).collect::<Vec<_>>();
+        flags.push(format!("-Zsanitizer={}", sanitizer.name()));
         if let Toolchain::Debian = self {
-            let runtime = borrowed_tsan_runtime(sh)?;
-            println!("ThreadSanitizer's runtime: {}", runtime.display());
+            let runtime = borrowed_runtime(sh, sanitizer)?;
+            println!("{}'s runtime: {}", sanitizer.product(), runtime.display());
             // Before everything else, since the runtime needs the C libraries that follow.
             let link = format!("-Zpre-link-arg=-Wl,--whole-archive,{},--no-whole-archive", runtime.display());
             flags.extend(["-Zexternal-clangrt".to_owned(), link]);
@@ -81,19 +88,52 @@ fn has_std_source(sysroot: Option<PathBuf>) -> bool {
     sysroot.is_some_and(|root| root.join("lib/rustlib/src/rust/library/std/Cargo.toml").exists())
 }
 
-fn borrowed_tsan_runtime(sh: &Shell) -> Result<PathBuf> {
+/// What instruments a build.
+#[derive(Clone, Copy)]
+pub(crate) enum Sanitizer {
+    Address,
+    Thread,
+}
+
+impl Sanitizer {
+    /// As `-Zsanitizer` takes it.
+    fn name(self) -> &'static str {
+        match self {
+            Sanitizer::Address => "address",
+            Sanitizer::Thread => "thread",
+        }
+    }
+
+    pub(crate) fn product(self) -> &'static str {
+        match self {
+            Sanitizer::Address => "AddressSanitizer",
+            Sanitizer::Thread => "ThreadSanitizer",
+        }
+    }
+
+    /// As the files of its runtime are named.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Sanitizer::Address => "asan",
+            Sanitizer::Thread => "tsan",
+        }
+    }
+}
+
+fn borrowed_runtime(sh: &Shell, sanitizer: Sanitizer) -> Result<PathBuf> {
     let host = host(sh)?;
     let lenders = [(sysroot(cmd!(sh, "rustc")), "stable"), (nightly_sysroot(sh), "nightly")];
     for (sysroot, channel) in lenders {
         let Some(sysroot) = sysroot else { continue };
         let library = sysroot.join("lib/rustlib").join(&host).join("lib");
-        let runtime = library.join(format!("librustc-{channel}_rt.tsan.a"));
+        let runtime = library.join(format!("librustc-{channel}_rt.{}.a", sanitizer.short()));
         if runtime.exists() {
             return Ok(runtime);
         }
     }
     bail!(
-        "neither the toolchain in use nor rustup's nightly has a ThreadSanitizer runtime for {host} to lend"
+        "neither the toolchain in use nor rustup's nightly has {}'s runtime for {host} to lend",
+        sanitizer.product()
     )
 }
 

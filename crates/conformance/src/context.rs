@@ -86,12 +86,14 @@ impl Context {
     }
 
     /// Has `stream` fail from here on: by work that fails when the device reaches it, or, where the backend has
-    /// none on demand, by waiting for a host signal that fails.
+    /// none on demand, by waiting for a host signal that fails when the device has come that far.
     #[track_caller]
     pub fn fail(&self, stream: &Stream) -> Verdict {
         match self.subject.fail(stream) {
             Err(Stop::Skip(_)) => {
-                self.hold(stream)?.fail("failed on demand");
+                let before = stream.record()?;
+                let hold = self.hold(stream)?;
+                before.on_complete(move |_| hold.fail("failed on demand"))?;
                 Ok(())
             }
             verdict => verdict,

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     fork,
     lane::Lane,
+    pool,
     primitive::{AtomicBool, Condvar, Mutex, Ordering, lock, spawn},
     timeline::Ticket,
 };
@@ -148,19 +149,28 @@ impl CallbackQueue {
 
     /// The callback thread.
     fn run(&self, backend: &dyn Backend) {
+        let mut tidy = true;
         loop {
             let mut state = lock(&self.state);
-            let (callback, failure) = loop {
+            let next = loop {
                 if let Some(next) = state.ready.pop_front() {
-                    break next;
+                    break Some(next);
                 }
                 if state.closed {
                     return;
                 }
+                if !tidy {
+                    break None;
+                }
                 state = self.bell.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
             };
             drop(state);
-            callback.run(backend, failure);
+            tidy = next.is_none();
+            match next {
+                Some((callback, failure)) => callback.run(backend, failure),
+                // Idle events that callbacks leave behind keep their device, whose end is what ends this thread.
+                None => pool::drop_magazines(),
+            }
         }
     }
 }

@@ -59,8 +59,9 @@ pub(crate) struct LaneCore {
     pub(crate) handles: AtomicU32,
     /// Somebody needs what is gathered, and found the lock held (R7).
     flush_requested: AtomicBool,
-    /// The core has failed this on a source's behalf, and the driver may go on with the work all the same (R26).
-    failed_by_relay: AtomicBool,
+    /// The driver may go on with work that has failed: the core has failed this on a source's behalf, or the backend says
+    /// so (R26).
+    runs_on: AtomicBool,
     when_full: WhenFull,
     pub(crate) producer: Producer,
     pub(crate) timeline: Timeline,
@@ -116,7 +117,7 @@ impl LaneCore {
             submit: Mutex::new(Submit { recorded: 0 }),
             holder: AtomicU64::new(0),
             flush_requested: AtomicBool::new(false),
-            failed_by_relay: AtomicBool::new(false),
+            runs_on: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
             handles: AtomicU32::new(0),
             traits,
@@ -202,6 +203,13 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     /// with none of the backend's locks held.
     pub fn fail(&self, position: u64, error: Error) {
         self.core.timeline.fail(position, error);
+    }
+
+    /// The driver will go on with work that is about to be failed: what users keep for it until it is done must not be
+    /// let go of with the failure (R38). Called before [`fail`](Self::fail).
+    pub fn runs_on(&self) {
+        // Release: pairs with `is_done_with_failed`, whose caller learned of the failure after this.
+        self.core.runs_on.store(true, Ordering::Release);
     }
 
     /// Everything up to `position` has been given to the driver, by the backend's own decision: a bound was reached, or
@@ -560,8 +568,8 @@ impl Lane {
         let of_stream = matches!(self.core.producer, Producer::Stream);
         let abandoned =
             || self.core.timeline.failure().is_some_and(|error| error.kind() == ErrorKind::Abandoned);
-        // Acquire: pairs with `GateRelay::fail`.
-        let runs_on = self.core.failed_by_relay.load(Ordering::Acquire);
+        // Acquire: pairs with `runs_on`.
+        let runs_on = self.core.runs_on.load(Ordering::Acquire);
         !(runs_on || self.core.device.is_closed() || (!of_stream && abandoned()))
     }
 
@@ -700,8 +708,7 @@ impl GateRelay {
 
 impl Relay for GateRelay {
     fn fail(&self, error: &Error) {
-        // Release: pairs with `is_done_with_failed`, whose caller learned of the failure after this.
-        self.lane.core.failed_by_relay.store(true, Ordering::Release);
+        self.lane.runs_on();
         let error = self.source.upgrade().map_or_else(|| error.clone(), |source| error.passed_on(&source));
         self.lane.fail(self.from, error);
     }

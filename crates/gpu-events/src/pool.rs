@@ -173,6 +173,13 @@ impl Cache {
     }
 }
 
+/// Gives back the idle events that this thread keeps, as its end would.
+pub(crate) fn drop_magazines() {
+    let magazines = CACHE.with(|cache| std::mem::take(&mut cache.borrow_mut().0));
+    // With the cache no longer borrowed: the last slot of a pool drops its device.
+    drop(magazines);
+}
+
 /// What is dropped once the cache is no longer borrowed; boxed, and hardly ever there.
 #[derive(Default)]
 struct Garbage {

@@ -13,8 +13,8 @@
 
 use gpu_events::{
     Capabilities, Clock, ClockId, Completion, Correlation, Device, DeviceInfo, Error, ErrorKind, Event,
-    EventPool, EventTable, HostSignal, Result, Status, Stream, WaitAny, WaitOptions, WaitOutcome,
-    WaitStrategy,
+    EventPool, EventTable, HostSignal, Result, Status, Stream, StreamGuard, WaitAny, WaitOptions,
+    WaitOutcome, WaitStrategy,
     backend::{
         Backend, BackendStream, Flushed, Gate, Lane, Signaled, Source, StreamSeed, StreamTraits, Waited,
     },
@@ -33,6 +33,32 @@ use std::{
     thread::{self, Thread},
     time::{Duration, Instant},
 };
+
+// Linked for the symbols that it has in the place of Apple's.
+#[cfg(gpu_events_metal_sim)]
+use metal_sim as _;
+
+/// Two devices: of different backends, where there are two that run code of ours.
+fn devices() -> [Device; 2] {
+    let second = if cfg!(gpu_events_metal_sim) { "metal" } else { "cpu:1" };
+    ["cpu:0", second].map(|name| Device::open(name).unwrap())
+}
+
+/// Submits work to a stream of either. On one that has failed it is dropped.
+fn submit(
+    guard: &mut StreamGuard<'_>,
+    work: impl FnOnce() -> Result<(), &'static str> + Send + 'static,
+) -> Result<()> {
+    #[cfg(gpu_events_metal_sim)]
+    if let Ok(metal) = guard.metal() {
+        let work = || work().map_err(str::to_owned);
+        return match metal.encode(|commands| metal_sim::host_work(commands, work)) {
+            Err(error) if error.kind() == ErrorKind::WorkFailed => Ok(()),
+            encoded => encoded,
+        };
+    }
+    guard.cpu()?.enqueue(work)
+}
 
 /// Longer than anything takes that is bound to happen, also under ThreadSanitizer on a busy machine.
 const HANG: Duration = Duration::from_secs(120);
@@ -205,7 +231,11 @@ impl Line {
             line.ran.write(number + 1);
             this.effect.write(this.value);
         };
-        guard.cpu().unwrap().enqueue(work).unwrap();
+        let work = move || {
+            work();
+            Ok(())
+        };
+        submit(&mut guard, work).unwrap();
         guard.record(&recording.event).unwrap();
         recording
     }
@@ -213,7 +243,7 @@ impl Line {
 
 impl Mesh {
     fn new(lines: u64, recent: usize, signals: mpsc::Sender<HostSignal>) -> Arc<Self> {
-        let devices = [Device::open("cpu:0").unwrap(), Device::open("cpu:1").unwrap()];
+        let devices = devices();
         let line = |number: u64| Line {
             number,
             stream: devices[number as usize % 2].create_stream().unwrap(),
@@ -404,7 +434,11 @@ impl Mesh {
             let stream = random.pick(&self.devices).create_stream().unwrap();
             stream.wait(&self.some(random).event).unwrap();
             let effect = effect.clone();
-            stream.cpu().unwrap().enqueue(move || effect.write(7)).unwrap();
+            let work = move || {
+                effect.write(7);
+                Ok(())
+            };
+            submit(&mut stream.lock().unwrap(), work).unwrap();
             stream.record().unwrap()
         };
         if random.one_in(2) {
@@ -416,10 +450,12 @@ impl Mesh {
     /// Two streams, one after the other, that fail somewhere: up to there everything completes, from there on nothing,
     /// and every observer is told which.
     fn doom(self: &Arc<Self>, random: &mut Random) {
-        let first = self.devices[0].create_stream().unwrap();
-        let second = self.devices[1].create_stream().unwrap();
+        let from = random.below(2) as usize;
+        let first = self.devices[from].create_stream().unwrap();
+        let second = self.devices[1 - from].create_stream().unwrap();
         let fatal = random.below(6);
-        let panics = random.one_in(4);
+        // On a GPU, work has no panics.
+        let panics = random.one_in(4) && first.cpu().is_ok();
         let mut events = Vec::new();
         let told = Arc::new(AtomicU64::new(0));
         for n in 0..6 {
@@ -428,7 +464,7 @@ impl Mesh {
                 true if panics => std::panic::resume_unwind(Box::new("asked to panic")),
                 true => Err("asked to fail"),
             };
-            first.cpu().unwrap().enqueue(work).unwrap();
+            submit(&mut first.lock().unwrap(), work).unwrap();
             let event = first.record().unwrap();
             second.wait(&event).unwrap();
             for event in [event, second.record().unwrap()] {
@@ -503,7 +539,7 @@ fn streams_events_and_observers() {
 #[test]
 fn closing_in_the_middle() {
     for round in 0..scaled(2_000) {
-        let device = Device::open("cpu").unwrap();
+        let [_, device] = devices();
         let streams = [device.create_stream().unwrap(), device.create_stream().unwrap()];
         let (gate, _signal) = device.host_event().unwrap();
         let told = Arc::new(AtomicU64::new(0));
@@ -518,7 +554,7 @@ fn closing_in_the_middle() {
                             if random.one_in(8) {
                                 stream.wait(gate)?;
                             }
-                            stream.cpu()?.enqueue(|| {})?;
+                            submit(&mut stream.lock()?, || Ok(()))?;
                             stream.record()
                         }();
                         let event = match submitted {

@@ -2,6 +2,8 @@
 
 mod bar;
 mod interrupt;
+#[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+mod metal;
 mod report;
 mod run;
 mod source;
@@ -27,7 +29,7 @@ use crate::{output, units};
 use report::{OneStream, Report};
 use run::{Plan, Run};
 use source::Source;
-use stages::{CpuStages, Layout};
+use stages::{CpuStages, Layout, Stages};
 
 const STREAMS_LIMIT: u16 = 256;
 /// However many cores there are: one stream reads for all, about ten times as fast as another hashes, and buffers
@@ -39,7 +41,8 @@ const IN_FLIGHT_LIMIT: u32 = 1 << 12;
 /// still in a shared cache when it is hashed. Measured: 256 KiB takes 3 % longer, 4 KiB a multiple.
 const CHUNK: &str = "1M";
 
-/// What the buffers may take in all. A mistyped size is told so, rather than left to the OOM killer.
+/// What the buffers may take in all; with a GPU twice that, since it has its own beside them. A mistyped size is told so,
+/// rather than left to the OOM killer.
 const BUFFERS_LIMIT: u64 = 1 << 30;
 
 /// How often `--compare` runs each way.
@@ -65,7 +68,7 @@ pub(crate) struct PipelineArgs {
 
     /// Chunks submitted ahead of those collected [default: 8 for each stream]
     ///
-    /// They share buffers, of which there are at most two for each stream and two more.
+    /// They share buffers, of which there are at most two for each stream and two more. A GPU may take fewer.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(IN_FLIGHT_LIMIT)))]
     in_flight: Option<u32>,
 
@@ -74,6 +77,8 @@ pub(crate) struct PipelineArgs {
     json: bool,
 
     /// Do the same work on a single stream as well, and say how much slower that is
+    ///
+    /// With a GPU, on one stream of it and one of the CPU, which take turns.
     #[arg(long)]
     compare: bool,
 }
@@ -174,11 +179,13 @@ fn run_on(
     collected: impl FnMut(u64),
 ) -> anyhow::Result<Run> {
     // The place where another backend's stages join.
-    let stages = match device.info().backend {
-        "cpu" => CpuStages::new(device, layout, plan, Arc::clone(&source))?,
+    let stages: Box<dyn Stages> = match device.info().backend {
+        "cpu" => Box::new(CpuStages::new(device, layout, plan, Arc::clone(&source))?),
+        #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+        "metal" => Box::new(metal::MetalStages::new(device, layout, plan, Arc::clone(&source))?),
         backend => bail!("{}: the pipeline has no stages for {backend} devices", device.name()),
     };
-    let run = run::run(plan, &stages, stop, collected)?;
+    let run = run::run(plan, &*stages, stop, collected)?;
     // A file that lost only what had been read already, or grew, is not what the digest is of either.
     let now = source.len()?;
     ensure!(now >= plan.bytes, "shrank while it was read: it had {} bytes, and has {now} now", plan.bytes);

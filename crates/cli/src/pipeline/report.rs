@@ -57,7 +57,7 @@ impl Report<'_> {
             chunk_bytes: self.plan.chunk,
             chunks: self.plan.chunks(),
             buffers: self.plan.slots,
-            in_flight_limit: self.plan.in_flight,
+            in_flight_limit: self.run.in_flight,
             peak_in_flight: self.run.peak_chunks,
             wall_ns: nanos(self.run.wall),
             bytes_per_second: self.bytes_per_second(self.run.wall),
@@ -66,6 +66,7 @@ impl Report<'_> {
             wall_over_slowest: self.slowest().map(|(_, busy)| self.wall_over(busy)),
             events_recorded: self.run.recorded,
             waits_inserted: self.run.waits,
+            spans_not_measured: self.run.unmeasured,
             resident_peak_bytes: self.resident_peak,
             one_stream: self.one_stream.map(|one_stream| JsonOneStream {
                 wall_ns: nanos(one_stream.wall),
@@ -145,6 +146,11 @@ impl Report<'_> {
         }
         let (recorded, waits) = (units::count(run.recorded), units::count(run.waits));
         facts.push(("events", format!("{recorded} recorded, {waits} of them waited for by a stream")));
+        if run.unmeasured > 0 {
+            let spans = units::count(run.recorded / 2);
+            let missing = units::count(run.unmeasured);
+            facts.push(("not timed", format!("{missing} of {spans} spans, which the figures leave out")));
+        }
         let buffers = format!("{} buffers of {}", plan.slots, units::bytes(plan.chunk as u64));
         facts.push(("in flight", format!("{} chunks at most, in {buffers}", run.peak_chunks)));
         if let Some(peak) = self.resident_peak {
@@ -198,6 +204,7 @@ struct Json {
     wall_over_slowest: Option<f64>,
     events_recorded: u64,
     waits_inserted: u64,
+    spans_not_measured: u64,
     resident_peak_bytes: Option<u64>,
     one_stream: Option<JsonOneStream>,
 }

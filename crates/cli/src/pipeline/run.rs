@@ -16,7 +16,7 @@ pub(crate) struct Plan {
     pub(crate) bytes: u64,
     /// The length of each chunk but the last, whole blocks.
     pub(crate) chunk: usize,
-    /// The most chunks submitted and not seen collected: how far the host runs ahead.
+    /// The most chunks submitted and not seen collected: how far the host runs ahead, if the device lets it.
     pub(crate) in_flight: usize,
     /// The buffers that chunks take turns in.
     pub(crate) slots: usize,
@@ -57,10 +57,14 @@ pub(crate) struct Run {
     pub(crate) wall: Duration,
     /// Beside each stage's totals: its name and its number of streams.
     pub(crate) stages: Vec<(&'static str, usize, Totals)>,
+    /// The most chunks that were let be submitted and not collected.
+    pub(crate) in_flight: usize,
     /// Events recorded.
     pub(crate) recorded: u64,
     /// Stream waits that held work back; the others found their event complete.
     pub(crate) waits: u64,
+    /// Spans whose time the device could not tell, which are in no sum.
+    pub(crate) unmeasured: u64,
     /// The most chunks that had begun to be read and were not collected, at one time.
     pub(crate) peak_chunks: usize,
 }
@@ -89,13 +93,14 @@ pub(crate) fn run(
 ) -> anyhow::Result<Run> {
     let start = Instant::now();
     let mut runner = Runner::new(stages, start)?;
-    let mut flight = VecDeque::with_capacity(plan.in_flight);
+    let in_flight = plan.in_flight.min(stages.ahead());
+    let mut flight = VecDeque::with_capacity(in_flight);
     for index in 0..plan.chunks() {
         // Far ahead, there is much to submit between two waits.
         if stop.is_complete()? {
             return Err(Interrupted.into());
         }
-        if flight.len() == plan.in_flight {
+        if flight.len() == in_flight {
             // One wait for half of them, rather than one for each: the host wakes up less often, and the other
             // half keeps the device at work meanwhile.
             let half = flight.len().div_ceil(2);
@@ -116,8 +121,10 @@ pub(crate) fn run(
         root,
         wall: start.elapsed(),
         stages: names.zip(totals).map(|((name, streams), totals)| (name, streams, totals)).collect(),
+        in_flight,
         recorded: runner.recorded,
         waits: runner.waits,
+        unmeasured: runner.unmeasured,
         peak_chunks,
     })
 }
@@ -151,6 +158,7 @@ struct Runner<'a> {
     sweep: Sweep,
     recorded: u64,
     waits: u64,
+    unmeasured: u64,
 }
 
 impl<'a> Runner<'a> {
@@ -163,7 +171,7 @@ impl<'a> Runner<'a> {
             }
         }
         let sweep = Sweep::new(stages.stages().len(), streams().count());
-        Ok(Self { stages, start, correlations, sweep, recorded: 0, waits: 0 })
+        Ok(Self { stages, start, correlations, sweep, recorded: 0, waits: 0, unmeasured: 0 })
     }
 
     /// Submits all stages of one chunk, each behind the one before, the first behind who has its slot now.
@@ -220,16 +228,34 @@ impl<'a> Runner<'a> {
     /// Adds a collected chunk's spans to the sums. Its events go back to their pools.
     fn account(&mut self, chunk: &Submitted) -> gpu_events::Result<()> {
         let mut first = None;
-        let mut last = 0;
+        let mut last = None;
         for (stage, (lane, span)) in chunk.spans.iter().enumerate() {
-            let begin = self.place(span.begin.completion_time()?)?;
-            let end = self.place(span.end.completion_time()?)?;
-            self.sweep.stage(stage, *lane, begin, end);
-            first.get_or_insert(begin);
-            last = end;
+            let (begin, end) = (self.time_of(&span.begin)?, self.time_of(&span.end)?);
+            first = first.or(begin);
+            last = end.or(last);
+            if let (Some(begin), Some(end)) = (begin, end) {
+                self.sweep.stage(stage, *lane, begin, end);
+            } else {
+                self.unmeasured += 1;
+                // Not before the chunk began: or else nothing after that would ever be final.
+                self.sweep.unknown(*lane, first.unwrap_or(0));
+            }
         }
-        self.sweep.chunk(first.unwrap_or(last), last);
+        if let (Some(first), Some(last)) = (first, last) {
+            self.sweep.chunk(first, last);
+        }
         Ok(())
+    }
+
+    /// When an event of a collected chunk was reached. A device that can't tell has done the work all the same.
+    fn time_of(&self, event: &Event) -> gpu_events::Result<Option<u64>> {
+        // A GPU goes on from one stream to the next before the host has heard of the first.
+        event.synchronize()?;
+        match event.completion_time() {
+            Ok(timestamp) => self.place(timestamp).map(Some),
+            Err(error) if error.kind() == ErrorKind::NotMeasured => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Nanoseconds since the start of the run.

@@ -84,6 +84,11 @@ impl Sweep {
         self.push(Of::Stage(stage), begin, end);
     }
 
+    /// A span on one of the lanes of which is known only that it did not begin before `at`.
+    pub(crate) fn unknown(&mut self, lane: usize, at: u64) {
+        self.lanes[lane] = self.lanes[lane].max(at);
+    }
+
     /// A chunk's whole way, from its first span's begin to its last one's end.
     pub(crate) fn chunk(&mut self, begin: u64, end: u64) {
         self.push(Of::Chunk, begin, end);
@@ -165,6 +170,19 @@ mod tests {
         assert_eq!(totals[0].overlapped(), 10);
         assert_eq!(totals[1].overlapped(), 10);
         assert_eq!(peak, 2);
+    }
+
+    #[test]
+    fn what_is_unknown_adds_nothing_and_keeps_nothing() {
+        let mut sweep = Sweep::new(2, 2);
+        for at in (0..1_000).step_by(10) {
+            sweep.stage(0, 0, at, at + 10);
+            sweep.unknown(1, at);
+            sweep.settle();
+            assert!(sweep.edges.len() < 10, "{} edges kept", sweep.edges.len());
+        }
+        let (totals, _) = sweep.finish();
+        assert_eq!(totals, [Totals { device: 1_000, busy: 1_000, alone: 1_000 }, Totals::default()]);
     }
 
     #[test]

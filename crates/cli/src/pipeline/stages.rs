@@ -18,11 +18,14 @@ pub(crate) struct Stage {
 
 /// A device's way through the pipeline: the seam at which another device joins.
 ///
-/// A device with memory of its own lists more stages than the CPU does (read, upload, hash, download, collect),
-/// and their streams may be of several devices: the order among them is made by events all the same.
+/// A device with memory of its own has more stages than the CPU does (read, upload, hash, download, collect), and their
+/// streams may be of several devices: the order among them is made by events all the same.
 pub(crate) trait Stages {
     /// The stages in the order in which a chunk passes through them.
     fn stages(&self) -> &[Stage];
+
+    /// How many chunks may be submitted and not collected before a submission would wait for room.
+    fn ahead(&self) -> usize;
 
     /// Submits the work of one stage on one chunk to `stream`, and does not wait for it.
     ///
@@ -39,7 +42,7 @@ pub(crate) trait Stages {
 pub(crate) enum Layout {
     /// Each stage has its own: one reads, so many hash, one collects.
     Pipelined { hashers: usize },
-    /// All stages share one stream: the same work, one piece after the other.
+    /// All stages share one stream, or one of each device: the same work, one piece after the other.
     OneStream,
 }
 
@@ -116,6 +119,10 @@ impl Stages for CpuStages {
         &self.stages
     }
 
+    fn ahead(&self) -> usize {
+        usize::MAX
+    }
+
     fn submit(&self, stage: usize, stream: &Stream, chunk: Chunk) -> gpu_events::Result<()> {
         let cpu = stream.cpu()?;
         let slot = Arc::clone(&self.slots[chunk.slot]);
@@ -157,6 +164,6 @@ impl Stages for CpuStages {
 ///
 /// The lock is what safe Rust asks for, and orders nothing: nobody waits for it. Finding it held means that the
 /// events have failed to keep two stages apart, and then no digest is better than some digest.
-fn alone<T>(shared: &Mutex<T>) -> Result<MutexGuard<'_, T>, String> {
+pub(super) fn alone<T>(shared: &Mutex<T>) -> Result<MutexGuard<'_, T>, String> {
     shared.try_lock().map_err(|_| "two stages met on one buffer, which their events should keep apart".into())
 }

@@ -4,7 +4,9 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
-use crate::{file_of, pipeline, stdout, temp_dir};
+use crate::{file_of, gpu_events, pipeline, stdout, temp_dir};
+
+const BLOCK: usize = 4096;
 
 /// What `fsverity digest` prints for the file; `None` where it is not installed and need not be.
 fn oracle(file: &Path) -> Option<String> {
@@ -25,7 +27,6 @@ fn oracle(file: &Path) -> Option<String> {
 #[test]
 fn the_first_line_is_the_one_of_fsverity() {
     let dir = temp_dir();
-    const BLOCK: usize = 4096;
     for len in [
         0,
         1,
@@ -77,4 +78,19 @@ fn no_option_changes_it() {
     }
     let compared = pipeline(&file, &["--compare", "--device", "cpu:0"]);
     assert_eq!(stdout(&compared).lines().next(), digest);
+}
+
+#[test]
+fn a_gpu_finds_the_same() {
+    let devices = gpu_events(["devices", "--json"]);
+    if !stdout(&devices).contains("\"metal:0\"") {
+        println!("skipped: there is no Metal here (metal-sim/tests/pipeline.rs has a simulated one)");
+        return;
+    }
+    let dir = temp_dir();
+    for len in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1_234_567, 64 << 20] {
+        let file = file_of(&dir, len);
+        let (cpu, gpu) = (pipeline(&file, &[]), pipeline(&file, &["--device", "metal"]));
+        assert_eq!(stdout(&gpu).lines().next(), stdout(&cpu).lines().next(), "{len} bytes");
+    }
 }

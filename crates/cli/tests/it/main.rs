@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod digest;
+mod kernel;
 mod reports;
 #[cfg(target_os = "linux")]
 mod under_way;

@@ -1,10 +1,11 @@
-//! This crate behind the interface that the seed's way is behind as well, on the CPU and on the skeleton's device.
+//! This crate behind the interface that the seed's way is behind as well, on the CPU, on the skeleton's device, and on
+//! the simulated Metal where there is one.
 
 use crate::{
     driver::Driver,
     seed_way::{EventSystem, Release},
     skeleton::{FakeBackend, FakeStream},
-    support::{BOUND, cpu, hold},
+    support::{BOUND, cpu, enqueue, hold},
 };
 use gpu_events::{Device, Event, EventId, EventPool, EventTable, Stream};
 use std::{
@@ -34,9 +35,15 @@ impl Ours {
         Self { device, driver: Some(driver), shared: OnceLock::new() }
     }
 
+    #[cfg(gpu_events_metal_sim)]
+    pub(crate) fn on_metal() -> Self {
+        metal_sim::control().reset();
+        Self { device: crate::support::device(), driver: None, shared: OnceLock::new() }
+    }
+
     fn enqueue(&self, stream: &Stream, work: impl FnOnce() -> Result<(), String> + Send + 'static) {
         match &self.driver {
-            None => stream.cpu().and_then(|cpu| cpu.enqueue(work)),
+            None => enqueue(stream, work),
             Some(_) => FakeStream::enqueue(stream, work),
         }
         .expect("submitted");
@@ -167,13 +174,15 @@ impl EventSystem for Ours {
         nothing.on_complete(block).expect("registered");
         begun.recv_timeout(BOUND).expect("the callback thread runs");
         let pump = self.driver.as_ref().map(Driver::hold_news);
+        #[cfg(gpu_events_metal_sim)]
+        let pump = (pump, metal_sim::control().hold_news());
         Box::new(move || drop((release, pump)))
     }
 
     fn now(&self) -> u64 {
         match &self.driver {
             Some(driver) => driver.ticks(),
-            None => self.device.correlate().expect("the host's clock").device().ticks(),
+            None => self.device.correlate().expect("the clock").device().ticks(),
         }
     }
 
@@ -181,6 +190,8 @@ impl EventSystem for Ours {
         if let Some(driver) = &self.driver {
             driver.exhaust();
         }
+        #[cfg(gpu_events_metal_sim)]
+        metal_sim::control().nil_always(metal_sim::Nil::SharedEvent);
     }
 
     fn patience(&self) -> Duration {

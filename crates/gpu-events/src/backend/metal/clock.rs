@@ -104,13 +104,17 @@ impl MetalStamp {
         let _ = self.committed.set(now());
     }
 
-    /// Takes over what the driver says, if it can be true: later than the commit, earlier than now, and no earlier than
-    /// the recording before (R23). `GPUStartTime` is not looked at: on some systems it comes out later than the end.
-    /// Returns the earliest time that the next recording may have.
+    /// Takes over what the driver says, if it can be true: later than the commit, and earlier than now. `GPUStartTime` is
+    /// not looked at: on some systems it comes out later than the end.
+    ///
+    /// A buffer may end a little before its predecessor does, having waited for that one's signal and not for its end.
+    /// Then both positions are complete when the later of the two has ended, and no time is earlier than the one before
+    /// (R23). Returns the earliest time that the next recording may have.
     pub(super) fn finish(&self, end_seconds: f64, earliest: u64) -> u64 {
         let committed = self.committed.get().copied().unwrap_or(u64::MAX);
         let plausible = committed.saturating_sub(SLACK)..=now() + SLACK;
-        let end = ticks(end_seconds).filter(|end| plausible.contains(end) && *end >= earliest);
+        let end = ticks(end_seconds).filter(|end| plausible.contains(end) && end + SLACK >= earliest);
+        let end = end.map(|end| end.max(earliest));
         // Completed once.
         let _ = self.ticks.set(end.unwrap_or(0));
         end.unwrap_or(earliest)
@@ -158,6 +162,10 @@ mod tests {
         stamp.commit();
         let end = now();
         assert_eq!(stamp.finish(end as f64 / 1e9, end + SLACK / 2), end + SLACK / 2);
+        assert_eq!(stamp.ticks().ok(), Some(end + SLACK / 2));
+        let stamp = MetalStamp::new();
+        stamp.commit();
+        assert_eq!(stamp.finish(end as f64 / 1e9, end + 2 * SLACK), end + 2 * SLACK);
         assert!(stamp.ticks().is_err());
     }
 

@@ -1,15 +1,19 @@
 //! What Metal's objects need from whoever holds them: autorelease pools, threads, and words for its errors.
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    fork,
+};
 use objc2::{
     Message,
-    rc::{Retained, autoreleasepool},
+    ffi::{objc_autoreleasePoolPop, objc_autoreleasePoolPush},
+    rc::Retained,
     runtime::ProtocolObject,
 };
 use objc2_metal::{
     MTLCommandBuffer, MTLCommandBufferError, MTLCommandQueue, MTLDevice, MTLEvent, MTLSharedEvent,
 };
-use std::{fmt, mem::ManuallyDrop, ops::Deref};
+use std::{ffi::c_void, fmt, mem::ManuallyDrop, ops::Deref};
 
 pub(super) type RawDevice = ProtocolObject<dyn MTLDevice>;
 pub(super) type RawQueue = ProtocolObject<dyn MTLCommandQueue>;
@@ -18,9 +22,24 @@ pub(super) type RawEvent = ProtocolObject<dyn MTLSharedEvent>;
 
 /// Runs calls of Metal's with an autorelease pool around them. Any method may leave temporaries behind, and a thread
 /// without a pool, as every Rust thread is, would keep them for as long as it lives.
+///
+/// Not `objc2`'s own: in debug builds that keeps a thread-local list, and cannot be used by what is let go of when a
+/// thread ends. The runtime's can.
 #[inline]
 pub(super) fn pooled<R>(calls: impl FnOnce() -> R) -> R {
-    autoreleasepool(|_| calls())
+    struct Pool(*mut c_void);
+
+    impl Drop for Pool {
+        #[inline]
+        fn drop(&mut self) {
+            // SAFETY: pushed below by this thread, and popped here once, in the opposite order of pushing: the value
+            // never leaves its scope.
+            unsafe { objc_autoreleasePoolPop(self.0) };
+        }
+    }
+    // SAFETY: needs nothing but to be popped.
+    let _pool = Pool(unsafe { objc_autoreleasePoolPush() });
+    calls()
 }
 
 /// A reference that is also let go of inside a pool: the last one runs the object's `dealloc`, wherever that may be.
@@ -53,8 +72,11 @@ impl<T: Message> Deref for Owned<T> {
 
 impl<T: Message> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: dropped here, once, and nowhere else.
-        pooled(|| unsafe { ManuallyDrop::drop(&mut self.0) });
+        // In a fork's child the object is the parent's, and Objective-C may not be usable at all (R41).
+        if !fork::happened() {
+            // SAFETY: dropped here, once, and nowhere else.
+            pooled(|| unsafe { ManuallyDrop::drop(&mut self.0) });
+        }
     }
 }
 

@@ -22,7 +22,10 @@ use objc2_metal::{MTLCommandBuffer, MTLCommandBufferStatus, MTLSharedEvent};
 use std::{
     fmt,
     ptr::NonNull,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// The driver half of a recording in somebody else's command buffer: a shared event of its own.
@@ -33,6 +36,8 @@ pub(super) struct Foreign {
     event: Owned<RawEvent>,
     /// It is complete in the handler, which knows its time.
     timed: bool,
+    /// The listener is registered.
+    watched: AtomicBool,
 }
 
 impl Foreign {
@@ -79,7 +84,8 @@ impl BackendStream for Foreign {
     }
 
     fn watch(&self, _position: u64) {
-        if self.timed {
+        // Relaxed: only whether there has been such a call.
+        if self.timed || self.watched.swap(true, Ordering::Relaxed) {
             return;
         }
         let lane = self.lane.clone();
@@ -107,7 +113,7 @@ pub struct BufferRecording {
 
 enum Token {
     Prepared(External),
-    Submitted { _fails_if_dropped: ExternalPending },
+    Submitted(ExternalPending),
     Over,
 }
 
@@ -119,7 +125,7 @@ impl BufferRecording {
     pub fn submitted(self) {
         let mut token = lock(&self.token);
         if let Token::Prepared(external) = std::mem::replace(&mut *token, Token::Over) {
-            *token = Token::Submitted { _fails_if_dropped: external.submitted() };
+            *token = Token::Submitted(external.submitted());
         }
     }
 
@@ -128,17 +134,23 @@ impl BufferRecording {
 
     /// What the handler found, which may come before anybody said that the buffer was committed.
     fn settle(token: &Mutex<Token>, lane: &Lane<Foreign>, outcome: Result<()>) {
-        let token = std::mem::replace(&mut *lock(token), Token::Over);
+        let event = &lane.backend().event;
         match outcome {
             Ok(()) => lane.advance(Foreign::VALUE),
+            // What was signaled is complete, whatever has come after it in the buffer (R28).
+            Err(_) if event.signaledValue() >= Foreign::VALUE => lane.advance(Foreign::VALUE),
             Err(error) => {
                 // First the failure, then the value, for those who wait for it in their queues (R26).
                 lane.fail(Foreign::VALUE, error);
-                lane.backend().event.setSignaledValue(Foreign::VALUE);
+                event.setSignaledValue(Foreign::VALUE);
             }
         }
-        // Fails what is settled already, which does nothing.
-        drop(token);
+        // Settled: whatever the token says now changes nothing any more.
+        match std::mem::replace(&mut *lock(token), Token::Over) {
+            Token::Prepared(external) => external.submitted().complete(),
+            Token::Submitted(pending) => pending.complete(),
+            Token::Over => {}
+        }
     }
 }
 
@@ -157,7 +169,7 @@ impl fmt::Debug for BufferRecording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &*lock(&self.token) {
             Token::Prepared(_) => "prepared",
-            Token::Submitted { .. } => "submitted",
+            Token::Submitted(_) => "submitted",
             Token::Over => "over",
         };
         f.debug_tuple("BufferRecording").field(&state).finish()
@@ -218,6 +230,7 @@ fn record(device: &Device, buffer: &RawBuffer, timed: bool) -> Result<(Event, Bu
                 shared: shared.clone(),
                 event: event.clone(),
                 timed,
+                watched: AtomicBool::new(false),
             },
         )?;
         let token = Arc::new(Mutex::new(Token::Prepared(external)));
@@ -287,6 +300,20 @@ pub fn wait_in_buffer(buffer: &RawBuffer, event: &Event) -> Result<StreamWait> {
         check_open(buffer)?;
         if !source.lane.is_submitted(source.position) {
             return Err(Error::new(ErrorKind::NotSubmitted));
+        }
+        // Looked at again, after that: what has been given up counts as failed before it can count as submitted.
+        if let Observed::Failed(error) = source.lane.observe(source.position) {
+            return Err(error);
+        }
+        if !buffer.retainedReferences() {
+            // The stream, and its shared event with it, may be gone before the buffer comes to its wait.
+            let kept = event.clone();
+            let keep = RcBlock::new(move |_: NonNull<RawBuffer>| {
+                let _ = &kept;
+            });
+            // SAFETY: the block is copied by the call; it takes what Metal gives it, and what it captures may be dropped
+            // on any thread.
+            unsafe { buffer.addCompletedHandler(RcBlock::as_ptr(&keep)) };
         }
         buffer.encodeWaitForEvent_value(as_event(event), value);
         Ok(StreamWait::Native)

@@ -51,8 +51,11 @@ use objc2_foundation::NSString;
 use objc2_metal::{
     MTLCommandQueue, MTLCreateSystemDefaultDevice, MTLDevice, MTLSharedEvent, MTLSharedEventListener,
 };
-use queue::{BATCH_BOUND, QUEUE_DEPTH, QUEUE_ROOM, Queue};
-use std::{ptr::NonNull, sync::Arc};
+use queue::{BATCH_BOUND, QUEUE_DEPTH, Queue};
+use std::{
+    ptr::NonNull,
+    sync::{Arc, OnceLock},
+};
 
 // `MTLCreateSystemDefaultDevice` gives nil to programs on macOS that do not link this.
 #[cfg_attr(target_vendor = "apple", link(name = "CoreGraphics", kind = "framework"))]
@@ -73,6 +76,8 @@ struct Shared {
     /// What the listener's blocks run on: the device's pump (R14).
     pump: DispatchRetained<DispatchQueue>,
     listener: Owned<MTLSharedEventListener>,
+    /// What the buffer was told that has met the loss of the GPU.
+    lost: OnceLock<Error>,
 }
 
 impl Shared {
@@ -80,9 +85,11 @@ impl Shared {
         self.has(&other.device)
     }
 
-    /// Whether this is the GPU. Metal has one object for each.
+    /// Whether this is the GPU: the same object, or, should there be several for one, the same entry in the system's
+    /// registry.
     fn has(&self, device: &RawDevice) -> bool {
         std::ptr::addr_eq(&raw const *self.device, device)
+            || pooled(|| self.device.registryID() == device.registryID())
     }
 
     fn new_shared_event(&self) -> Result<Owned<RawEvent>> {
@@ -91,8 +98,32 @@ impl Shared {
         })
     }
 
-    /// Has `call` called on the pump once the GPU has brought `event` to `value`. Not when the host has: Metal does not
-    /// promise that.
+    /// Everything fails from here on. Before anybody is told of it.
+    fn lose(&self, error: &Error) {
+        // The first one's is as good as any.
+        let _ = self.lost.set(error.clone());
+    }
+
+    fn check(&self) -> Result<()> {
+        self.lost.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// A queue that takes this many uncompleted buffers.
+    fn new_queue(&self, places: usize, label: Option<&str>) -> Result<Owned<RawQueue>> {
+        let queue = pooled(|| {
+            let queue = self.device.newCommandQueueWithMaxCommandBufferCount(places)?;
+            if let Some(label) = label {
+                queue.setLabel(Some(&NSString::from_str(label)));
+            }
+            Some(Owned::new(queue))
+        });
+        queue.ok_or_else(|| {
+            Error::with_text(ErrorKind::Resources, "Metal gave no command queue: the device returned nil")
+        })
+    }
+
+    /// Has `call` called on the pump once the GPU has brought `event` to `value`. When the host has, it should be called as
+    /// well, and is not reliably: nobody counts on that.
     fn listen(&self, event: &RawEvent, value: u64, call: impl Fn() + Send + Sync + 'static) {
         let block = RcBlock::new(move |_: NonNull<RawEvent>, _: u64| pooled(&call));
         // SAFETY: the block is copied by the call; it takes what Metal gives it, and what it captures may be used and
@@ -106,7 +137,7 @@ impl Shared {
 impl MetalBackend {
     /// Opens the system's GPU number `index`; 0 is its default.
     pub(crate) fn open(index: u32) -> Result<Self> {
-        match pooled(gpus).into_iter().nth(index as usize) {
+        match pooled(|| gpus().into_iter().nth(index as usize)) {
             Some(device) => Ok(Self::new(Some(index), device)),
             None if index == 0 => Err(Error::with_text(ErrorKind::Unavailable, "Metal finds no GPU here")),
             None => {
@@ -117,8 +148,8 @@ impl MetalBackend {
 
     /// Every GPU, opened.
     pub(crate) fn all() -> Result<Vec<DeviceInfo>> {
-        let all: Vec<_> =
-            (0..).zip(pooled(gpus)).map(|(index, device)| Self::new(Some(index), device).info()).collect();
+        let info = |(index, device)| Self::new(Some(index), device).info();
+        let all: Vec<_> = pooled(|| (0..).zip(gpus()).map(info).collect());
         if all.is_empty() {
             return Err(Error::with_text(ErrorKind::Unavailable, "Metal finds no GPU here"));
         }
@@ -134,7 +165,7 @@ impl MetalBackend {
                 MTLSharedEventListener::initWithDispatchQueue(MTLSharedEventListener::alloc(), &pump)
             };
             let (device, listener) = (Owned::new(device), Owned::new(listener));
-            Self { index, clock, shared: Arc::new(Shared { device, pump, listener }) }
+            Self { index, clock, shared: Arc::new(Shared { device, pump, listener, lost: OnceLock::new() }) }
         })
     }
 }
@@ -168,17 +199,7 @@ impl Backend for MetalBackend {
     }
 
     fn create_stream(&self, seed: StreamSeed<'_>) -> Result<Arc<Lane>> {
-        let queue = pooled(|| {
-            let queue = self.shared.device.newCommandQueueWithMaxCommandBufferCount(QUEUE_ROOM)?;
-            if let Some(label) = &seed.options().label {
-                queue.setLabel(Some(&NSString::from_str(label)));
-            }
-            Some(queue)
-        });
-        let queue = queue.ok_or_else(|| {
-            Error::with_text(ErrorKind::Resources, "Metal gave no command queue: the device returned nil")
-        })?;
-        Queue::build(seed, &self.shared, queue, false)
+        Queue::build(seed, &self.shared, None)
     }
 
     fn correlate(&self) -> Result<Correlation> {
@@ -210,8 +231,9 @@ pub fn raw_device(device: &Device) -> Result<Retained<RawDevice>> {
 
 /// Makes a stream that commits to a queue of your own (R35), which it retains.
 ///
-/// The stream orders what goes through it, and keeps to a quarter of the queue's 64 places, because your own buffers take
-/// places as well, and nobody counts those. What you commit to the queue directly comes before what the stream commits
+/// The stream orders what goes through it, and keeps to 16 of the queue's places, of which there are 64 unless you made it
+/// for another number: your own buffers take places as well, and nobody counts those. When there is none left, encoding
+/// blocks inside of Metal until there is. What you commit to the queue directly comes before what the stream commits
 /// later only as far as Metal keeps the buffers of one queue in order: it starts them in order, and may overlap those
 /// that touch no common resource, or only ones that it doesn't track. The stream's waits do not hold it back. Where it
 /// matters, use [`record_in_buffer`] and [`wait_in_buffer`].
@@ -220,11 +242,12 @@ pub fn raw_device(device: &Device) -> Result<Retained<RawDevice>> {
 /// [`ErrorKind::Unsupported`] if `device` is no Metal device, [`ErrorKind::WrongDevice`] if the queue is of another GPU,
 /// [`ErrorKind::Resources`] if Metal has no shared event to give, [`ErrorKind::Closed`], [`ErrorKind::Forked`].
 pub fn adopt_queue(device: &Device, queue: Retained<RawQueue>, options: &StreamOptions) -> Result<Stream> {
+    let queue = Owned::new(queue);
     let shared = shared(device)?;
     if !pooled(|| shared.has(&queue.device())) {
         return Err(Error::new(ErrorKind::WrongDevice));
     }
-    device.adopt_stream(options, |seed| Queue::build(seed, shared, queue, true))
+    device.adopt_stream(options, |seed| Queue::build(seed, shared, Some(queue)))
 }
 
 /// The shared event behind an event's current recording, and the value that it will have once that is complete: for
@@ -235,8 +258,9 @@ pub fn adopt_queue(device: &Device, queue: Retained<RawQueue>, options: &StreamO
 /// is let go when the work fails, and must ask the event.
 ///
 /// # Errors
-/// [`ErrorKind::Unrecorded`]; the event's failure; [`ErrorKind::NotSubmitted`] for a recording in a buffer that was not
-/// committed; [`ErrorKind::Unsupported`] if it is not of a Metal stream; [`ErrorKind::Forked`].
+/// [`ErrorKind::Unrecorded`]; the event's failure; [`ErrorKind::NotSubmitted`] for a recording that was not committed,
+/// because its stream is held, waits at a gate, or because the buffer it is in is yours to commit;
+/// [`ErrorKind::Unsupported`] if it is not of a Metal stream; [`ErrorKind::Forked`].
 pub fn shared_event(event: &Event) -> Result<Option<(Retained<RawEvent>, u64)>> {
     use crate::lane::Observed;
 
@@ -252,6 +276,9 @@ pub fn shared_event(event: &Event) -> Result<Option<(Retained<RawEvent>, u64)>> 
         Observed::Pending => {}
     }
     if let Some(queue) = source.lane.downcast::<Queue>() {
+        if !source.lane.is_submitted(source.position) {
+            return Err(Error::new(ErrorKind::NotSubmitted));
+        }
         Ok(Some((queue.event().retained(), source.position)))
     } else if let Some(foreign) = source.lane.downcast::<Foreign>() {
         Ok(Some((foreign.event().retained(), Foreign::VALUE)))

@@ -19,12 +19,13 @@ use super::{
 use crate::{
     backend::{
         BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
+        defer,
     },
     error::{Error, ErrorKind, Result},
     primitive::lock,
+    timeline::relay,
 };
 use block2::RcBlock;
-use objc2::rc::Retained;
 use objc2_metal::{MTLCommandBuffer, MTLCommandBufferStatus, MTLSharedEvent};
 use std::{
     any::Any,
@@ -38,17 +39,21 @@ use std::{
     },
 };
 
-/// How many command buffers a queue takes by Metal's own default before the call that makes the next one blocks.
-pub(super) const QUEUE_ROOM: usize = 64;
-
-/// How many of them a stream uses. Fewer: a completed handler may run a little before its buffer's place is free.
-const ROOM: usize = QUEUE_ROOM - 2;
-
-/// Of a queue that the user commits to as well, whose other buffers nobody counts.
-const ROOM_ADOPTED: usize = QUEUE_ROOM / 4;
-
-/// How many incomplete recordings a stream takes.
+/// How many incomplete recordings a stream takes, unless it is asked to take fewer.
 pub(super) const QUEUE_DEPTH: u64 = 1_024;
+
+/// How many command buffers a stream of this depth may have uncompleted: each ends in a position, so that incomplete ones
+/// take no more places than that; the others are of buffers whose handlers have not run.
+fn room(depth: u64) -> usize {
+    2 * depth as usize + 6
+}
+
+/// What is left of a queue's places: a completed handler may run a little before its buffer's place is free.
+const SPARE: usize = 2;
+
+/// How many of its places a queue is used for that the user commits to as well, whose other buffers nobody counts. By
+/// default it has 64, and the call that makes the next buffer blocks.
+const ROOM_ADOPTED: usize = 16;
 
 /// How many recordings may be gathered and not committed.
 pub(super) const BATCH_BOUND: u64 = 16;
@@ -75,6 +80,10 @@ pub(super) struct Queue {
     ceiling: AtomicU64,
     /// The values that the listener is registered for.
     watched: Mutex<BTreeSet<u64>>,
+    /// Recordings that are gathered. Beside the lock, so that Metal's threads need not take that.
+    unsubmitted: AtomicU64,
+    /// A flush has left something behind because the queue was full.
+    starved: AtomicBool,
     /// Somebody is on the way to commit work that was found without company.
     nudged: AtomicBool,
 }
@@ -85,14 +94,12 @@ struct Gathered {
     segments: VecDeque<Segment>,
     /// The position that the buffer before the last segment's signals at its end.
     chain: u64,
-    /// Recordings in these segments.
-    recordings: u64,
     /// The last position that was committed.
     committed: u64,
     /// The last position that was given out.
     recorded: u64,
-    /// The device was closed or the stream has failed: nothing is kept any more.
-    dead: bool,
+    /// Why nothing is kept any more: the device was closed, or the stream has failed, or is about to.
+    dead: Option<Error>,
 }
 
 /// Work that goes to the GPU in one buffer, once its gates are open.
@@ -159,37 +166,53 @@ impl Flight {
     }
 }
 
+impl Gathered {
+    /// The buffer that is being encoded, unless everything was given up.
+    fn open_buffer(&mut self) -> Option<&mut Buffer> {
+        match &self.dead {
+            Some(_) => None,
+            None => self.segments.back_mut().and_then(|last| last.buffer.as_mut()),
+        }
+    }
+}
+
 impl Queue {
+    /// A stream with a queue of its own, or on a user's.
     pub(super) fn build(
         seed: StreamSeed<'_>,
         shared: &Arc<Shared>,
-        raw: Retained<RawQueue>,
-        adopted: bool,
+        adopted: Option<Owned<RawQueue>>,
     ) -> Result<Arc<Lane>> {
-        let event = shared.new_shared_event()?;
+        shared.check()?;
         let options = seed.options();
         let depth = options.requested_depth().map_or(QUEUE_DEPTH, |depth| depth.min(QUEUE_DEPTH));
+        let (room, adopted, raw) = match adopted {
+            Some(raw) => (ROOM_ADOPTED, true, raw),
+            None => (room(depth), false, shared.new_queue(room(depth) + SPARE, options.label.as_deref())?),
+        };
+        let event = shared.new_shared_event()?;
         let bound = options.requested_batch_bound().unwrap_or(BATCH_BOUND);
         let queue = Self {
             lane: Weak::new(),
             shared: shared.clone(),
-            raw: Owned::new(raw),
+            raw,
             event,
             depth,
             bound,
-            room: if adopted { ROOM_ADOPTED } else { ROOM },
+            room,
             adopted,
             gathered: Mutex::new(Gathered {
                 segments: VecDeque::from([Segment::default()]),
                 chain: 0,
-                recordings: 0,
                 committed: 0,
                 recorded: 0,
-                dead: false,
+                dead: None,
             }),
             flight: Mutex::default(),
             ceiling: AtomicU64::new(u64::MAX),
             watched: Mutex::default(),
+            unsubmitted: AtomicU64::new(0),
+            starved: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
         };
         seed.build(|lane| Self { lane: lane.clone(), ..queue })
@@ -220,32 +243,55 @@ impl Queue {
         self.lane().map_or(0, |lane| lane.completed())
     }
 
-    /// The open buffer at the end, made if there is none; or when there is room for one. *Held.*
-    fn open<'a>(&self, gathered: &'a mut Gathered) -> Result<Result<&'a mut Buffer, Room>> {
-        let in_use = self.places_in_use(gathered);
-        let Gathered { segments, chain, .. } = gathered;
-        let front_end = segments.front().and_then(|front| front.buffer.as_ref()).map(|buffer| buffer.last);
-        let Some(last) = segments.back_mut() else { return Err(Error::new(ErrorKind::Closed)) };
-        if last.buffer.is_none() {
+    /// Sees to it that the last segment has a buffer, unless the stream is dead; or says when there is room for one.
+    /// *Held.*
+    fn open(&self) -> Result<Option<Room>> {
+        let (chain, waits) = {
+            let mut gathered = lock(&self.gathered);
+            let in_use = self.places_in_use(&gathered);
+            let Gathered { segments, chain, dead, .. } = &mut *gathered;
+            let front_end =
+                segments.front().and_then(|front| front.buffer.as_ref()).map(|buffer| buffer.last);
+            let Some(last) = segments.back_mut().filter(|last| last.buffer.is_none() && dead.is_none())
+            else {
+                return Ok(None);
+            };
             if in_use >= self.room {
                 // What is in flight comes first. With nothing in flight there are buffers behind gates.
                 let after = self.make_room().or(front_end).unwrap_or(*chain);
-                return Ok(Err(Room { after }));
+                return Ok(Some(Room { after }));
             }
-            let raw = CommandBuffer::new(&self.raw).ok_or_else(|| {
-                Error::with_text(ErrorKind::Resources, "Metal gave no command buffer: the queue returned nil")
-            })?;
+            (*chain, std::mem::take(&mut last.waits))
+        };
+        // With nothing locked that Metal's threads may want: in a queue that others commit to as well this may block.
+        let raw = CommandBuffer::new(&self.raw);
+        if let Some(raw) = &raw {
             // Buffers of one queue may overlap. A predecessor that is complete needs no waiting for.
-            if *chain > self.completed() {
-                raw.encode_wait(&self.event, *chain);
+            if chain > self.completed() {
+                raw.encode_wait(&self.event, chain);
             }
-            for (event, value) in last.waits.drain(..) {
-                raw.encode_wait(&event, value);
+            for (event, value) in &waits {
+                raw.encode_wait(event, *value);
             }
-            last.buffer =
-                Some(Buffer { raw, last: 0, due: None, unmarked: false, recordings: 0, stamp: None });
         }
-        last.buffer.as_mut().map(Ok).ok_or_else(|| Error::new(ErrorKind::Closed))
+        let mut gathered = lock(&self.gathered);
+        let Gathered { segments, dead, .. } = &mut *gathered;
+        // Only whoever holds the submit lock adds to it; it may have been given up meanwhile.
+        let Some(last) = segments.back_mut().filter(|_| dead.is_none()) else { return Ok(None) };
+        match raw {
+            Some(raw) => {
+                last.buffer =
+                    Some(Buffer { raw, last: 0, due: None, unmarked: false, recordings: 0, stamp: None });
+                Ok(None)
+            }
+            None => {
+                last.waits = waits;
+                Err(Error::with_text(
+                    ErrorKind::Resources,
+                    "Metal gave no command buffer: the queue returned nil",
+                ))
+            }
+        }
     }
 
     /// Command buffers that the driver counts as not completed.
@@ -274,32 +320,74 @@ impl Queue {
 
     /// Whether everything that was ever submitted is done, and nothing is gathered.
     fn is_idle(&self, gathered: &Gathered) -> bool {
-        let [Segment { gates, waits, buffer: None }] = gathered.segments.as_slices().0 else { return false };
+        let is_empty = |segment: &Segment| {
+            segment.gates.is_empty() && segment.waits.is_empty() && segment.buffer.is_none()
+        };
         !self.adopted
-            && gates.is_empty()
-            && waits.is_empty()
+            && gathered.segments.len() == 1
+            && gathered.segments.iter().all(is_empty)
             && lock(&self.flight).buffers.is_empty()
             && self.completed() >= gathered.chain
     }
 
-    /// Commits the buffer: from here on it is Metal's. *Held.*
-    fn commit(&self, gathered: &mut Gathered, mut buffer: Buffer) {
+    /// Commits what is behind no closed gate: all of it, or only what is closed already. *Held.*
+    fn commit_ready(&self, open_too: bool) -> Flushed {
+        loop {
+            let buffer = {
+                let mut gathered = lock(&self.gathered);
+                match self.take_ready(&mut gathered, open_too) {
+                    Ok(buffer) => buffer,
+                    Err(flushed) => return flushed,
+                }
+            };
+            self.commit(buffer);
+        }
+    }
+
+    /// The next buffer to commit, or how far that has come.
+    fn take_ready(&self, gathered: &mut Gathered, open_too: bool) -> Result<Buffer, Flushed> {
+        // One place is left for the next buffer: what has been recorded can then always be gathered on, and goes when a
+        // handler has freed another.
+        let full = self.places_in_use(gathered) >= self.room;
+        let Gathered { segments, committed, chain, dead, .. } = gathered;
+        // What was given up is nobody's, and never will be submitted.
+        let everything = if dead.is_some() { Flushed::UpTo(*committed) } else { Flushed::All };
+        let is_last = segments.len() == 1;
+        let Some(front) = segments.front_mut() else { return Err(everything) };
+        // Acquire: pairs with `open`, so that the work comes after what the host did before it.
+        if !front.gates.iter().all(|gate| gate.open.load(Ordering::Acquire)) {
+            return Err(Flushed::UpTo(*committed));
+        }
+        front.gates.clear();
+        if is_last && front.buffer.is_some() && (!open_too || full) {
+            if open_too {
+                // Relaxed: of the many handlers that are still to come one will see it.
+                self.starved.store(true, Ordering::Relaxed);
+            }
+            return Err(Flushed::UpTo(*committed));
+        }
+        let Some(buffer) = front.buffer.take() else { return Err(everything) };
+        if !is_last {
+            segments.pop_front();
+        }
+        *committed = buffer.last.max(*committed);
+        *chain = buffer.last.max(*chain);
+        Ok(buffer)
+    }
+
+    /// Commits the buffer: from here on it is Metal's. *Held*, and with nothing else locked.
+    fn commit(&self, mut buffer: Buffer) {
         buffer.settle(&self.event);
-        gathered.recordings -= buffer.recordings;
-        gathered.committed = gathered.committed.max(buffer.last);
-        gathered.chain = gathered.chain.max(buffer.last);
+        // Relaxed: a count.
+        self.unsubmitted.fetch_sub(buffer.recordings, Ordering::Relaxed);
         let Some(lane) = self.lane() else { return };
         let serial = {
             let mut flight = lock(&self.flight);
             flight.serial += 1;
             let serial = flight.serial;
-            flight.buffers.push_back(InFlight {
-                serial,
-                end: buffer.last,
-                held: buffer.stamp.is_some(),
-                stamp: buffer.stamp.clone(),
-                outcome: None,
-            });
+            let held = buffer.stamp.is_some() || flight.buffers.len() >= self.room / 2;
+            let stamp = buffer.stamp.clone();
+            flight.buffers.push_back(InFlight { serial, end: buffer.last, stamp, held, outcome: None });
             // Release: before the commit below, so that whoever finds the position signaled finds the ceiling.
             self.ceiling.store(flight.ceiling(), Ordering::Release);
             serial
@@ -320,36 +408,6 @@ impl Queue {
         pooled(|| buffer.raw.commit());
     }
 
-    /// Commits what is behind no closed gate: all of it, or only what is closed already. *Held.*
-    fn commit_ready(&self, gathered: &mut Gathered, open_too: bool) -> Flushed {
-        loop {
-            // One place is left for the next buffer: what has been recorded can then always be gathered on, and goes
-            // when a handler has freed another.
-            let full = self.places_in_use(gathered) >= self.room;
-            let is_last = gathered.segments.len() == 1;
-            let committed = gathered.committed;
-            let Some(front) = gathered.segments.front_mut() else { return Flushed::All };
-            // Acquire: pairs with `open`, so that the work comes after what the host did before it.
-            if !front.gates.iter().all(|gate| gate.open.load(Ordering::Acquire)) {
-                return Flushed::UpTo(committed);
-            }
-            front.gates.clear();
-            if front.buffer.is_none() {
-                return Flushed::All;
-            }
-            if is_last && (!open_too || full) {
-                return Flushed::UpTo(committed);
-            }
-            let buffer = front.buffer.take();
-            if !is_last {
-                gathered.segments.pop_front();
-            }
-            if let Some(buffer) = buffer {
-                self.commit(gathered, buffer);
-            }
-        }
-    }
-
     /// A completed handler, on a thread of Metal's, in a pool.
     fn handle(&self, lane: &Lane<Self>, serial: u64, raw: &RawBuffer) {
         let outcome = match raw.status() {
@@ -368,12 +426,18 @@ impl Queue {
         }
         while let Some((buffer, outcome)) = self.next_settled() {
             match outcome {
-                Outcome::Completed { .. } => self.advance(lane, self.event.signaledValue().max(buffer.end)),
+                Outcome::Completed { .. } => {
+                    // SeqCst: see `reached`.
+                    fence(Ordering::SeqCst);
+                    self.advance(lane, self.value().max(buffer.end));
+                }
                 Outcome::Failed(error) => self.fail(lane, buffer.end, error),
             }
         }
-        // The GPU runs dry, or a place has become free.
-        if lock(&self.flight).buffers.len() < self.room {
+        // Relaxed: as where it is stored.
+        if self.starved.swap(false, Ordering::Relaxed) {
+            lane.request_flush();
+        } else {
             self.ask_if_dry(lane);
         }
     }
@@ -398,46 +462,84 @@ impl Queue {
         Some((buffer, outcome))
     }
 
+    /// How far the GPU is, as far as it may be told yet.
+    fn reached(&self, value: u64) -> u64 {
+        // SeqCst: between the value, which was read before, and the ceiling; and, in a handler, between the ceiling that
+        // it has raised and the value that it reads then. Of a handler and somebody who polls, one sees both.
+        fence(Ordering::SeqCst);
+        value.min(self.ceiling.load(Ordering::Acquire))
+    }
+
+    fn value(&self) -> u64 {
+        pooled(|| self.event.signaledValue())
+    }
+
     /// Tells the core how far the GPU is.
     fn advance(&self, lane: &Lane<Self>, value: u64) {
-        // Acquire: the value was read before. Whoever signaled it was committed after its ceiling was set.
-        fence(Ordering::Acquire);
-        lane.advance(value.min(self.ceiling.load(Ordering::Acquire)));
+        lane.advance(self.reached(value));
     }
 
     /// A buffer has failed, and none before it is on its way: what it did not signal it never will.
     fn fail(&self, lane: &Lane<Self>, end: u64, error: Error) {
-        let reached = self.event.signaledValue();
+        let reached = self.value();
         self.advance(lane, reached);
+        // Nothing more is committed from here on.
+        self.give_up_from(0, error.clone());
+        if !lock(&self.flight).buffers.is_empty() {
+            // They wait for this one, and will be let go.
+            lane.runs_on();
+        }
+        if error.kind() == ErrorKind::DeviceLost {
+            Self::lose(lane, &error);
+        }
         // First the failure: whoever the raised value lets go has been marked by then (R26, R28).
         lane.fail(reached + 1, error);
-        self.give_up_from(0);
         // In the place of the signals that will not come: for those who wait in other queues, and for this queue's next
         // buffer. Those behind it have not signaled more, because they wait for this.
         if reached < end {
-            self.event.setSignaledValue(end);
+            pooled(|| self.event.setSignaledValue(end));
         }
     }
 
+    /// The GPU is gone, for all the device's streams: those that wait at a gate would not learn of it by themselves.
+    fn lose(lane: &Lane<Self>, error: &Error) {
+        lane.backend().shared.lose(error);
+        let lanes = lane.core.device.lanes();
+        let queues = || {
+            let others = lanes.iter().filter(|other| other.id() != lane.id());
+            others.filter_map(|other| Some((other, other.downcast::<Self>()?)))
+        };
+        relay::batch(
+            || {
+                for (other, queue) in queues() {
+                    // Buffers in flight will be told themselves; nobody knows how far they came.
+                    other.runs_on();
+                    other.fail(queue.value().max(other.completed()) + 1, error.clone());
+                }
+            },
+            || queues().for_each(|(_, queue)| queue.give_up_from(0, error.clone())),
+        );
+    }
+
     /// Drops what is gathered, from the segment with this number on.
-    fn give_up_from(&self, first: usize) {
+    fn give_up_from(&self, first: usize, why: Error) {
         let dropped = {
             let mut gathered = lock(&self.gathered);
-            gathered.dead = true;
+            gathered.dead.get_or_insert(why);
             let first = first.min(gathered.segments.len());
             let dropped = gathered.segments.split_off(first);
             gathered.segments.push_back(Segment::default());
             dropped
         };
-        // Buffers let go of what was encoded: with no lock held.
-        drop(dropped);
+        // Buffers let go of what was encoded, users' deallocators among it: with no lock held, and once everyone is told.
+        defer(move || drop(dropped));
     }
 
     /// Has what is gathered committed if the GPU has too little to do.
     fn ask_if_dry(&self, lane: &Lane<Self>) {
         let in_flight = lock(&self.flight).buffers.len();
-        let gathered = lock(&self.gathered).recordings;
-        if in_flight < BUSY || gathered > self.bound {
+        // Relaxed: whoever recorded holds the submit lock, or has let go of it and has looked itself.
+        if in_flight < BUSY || self.unsubmitted.load(Ordering::Relaxed) > self.bound {
             lane.request_flush();
         }
     }
@@ -466,21 +568,16 @@ impl Queue {
     }
 
     /// Has `encode` put work into the stream's current command buffer. *Held.*
-    pub(super) fn encode<R, F: FnOnce(&RawBuffer) -> R>(
-        &self,
-        lane: &Lane,
-        encode: F,
-    ) -> Result<Encoded<R, F>> {
+    pub(super) fn encode<R, F: FnOnce(&RawBuffer) -> R>(&self, encode: F) -> Result<Encoded<R, F>> {
         let raw = {
-            let mut gathered = lock(&self.gathered);
-            if gathered.dead {
-                drop(gathered);
-                return Err(lane.failure_of(u64::MAX));
+            if let Some(room) = self.open()? {
+                return Ok(Encoded::Full(room, encode));
             }
-            let buffer = match self.open(&mut gathered)? {
-                Ok(buffer) => buffer,
-                Err(room) => return Ok(Encoded::Full(room, encode)),
-            };
+            let mut gathered = lock(&self.gathered);
+            if let Some(why) = &gathered.dead {
+                return Err(why.clone());
+            }
+            let Some(buffer) = gathered.open_buffer() else { return Err(Error::new(ErrorKind::Closed)) };
             buffer.settle(&self.event);
             buffer.unmarked = true;
             buffer.raw.clone()
@@ -495,7 +592,7 @@ impl Queue {
                 std::mem::forget(buffer.raw);
             }
             std::mem::forget(raw);
-            self.give_up_from(0);
+            self.give_up_from(0, Error::with_text(ErrorKind::Panicked, "while work was encoded"));
         } else {
             self.nudge();
         }
@@ -530,26 +627,30 @@ impl BackendStream for Queue {
     }
 
     fn signal(&self, position: u64, timed: bool) -> Result<Signaled> {
-        let incomplete = || position - 1 - self.completed().min(position - 1);
-        if incomplete() >= self.depth {
-            self.poll();
-            if incomplete() >= self.depth {
-                return Ok(Signaled::Full(Room { after: position - self.depth }));
-            }
+        self.shared.check()?;
+        let before = position - 1;
+        // What the GPU has reached is not told here: wakers must not run under the submit lock.
+        if before.saturating_sub(self.completed()) >= self.depth
+            && before.saturating_sub(self.reached(self.value())) >= self.depth
+        {
+            return Ok(Signaled::Full(Room { after: position - self.depth }));
         }
-        let stamp = {
+        if !timed {
             let mut gathered = lock(&self.gathered);
-            if gathered.dead {
-                // Failed this very moment.
-                return Ok(Signaled::Pending(None));
-            }
-            if !timed && self.is_idle(&gathered) {
+            if self.is_idle(&gathered) {
                 gathered.recorded = position;
                 return Ok(Signaled::Done(None));
             }
-            let buffer = match self.open(&mut gathered)? {
-                Ok(buffer) => buffer,
-                Err(room) => return Ok(Signaled::Full(room)),
+        }
+        if let Some(room) = self.open()? {
+            return Ok(Signaled::Full(room));
+        }
+        let stamp = timed.then(|| Arc::new(MetalStamp::new()));
+        {
+            let mut gathered = lock(&self.gathered);
+            let Some(buffer) = gathered.open_buffer() else {
+                // Failed this very moment.
+                return Ok(Signaled::Pending(None));
             };
             if buffer.unmarked {
                 buffer.settle(&self.event);
@@ -558,22 +659,23 @@ impl BackendStream for Queue {
             buffer.last = position;
             buffer.unmarked = false;
             buffer.recordings += 1;
-            let stamp = timed.then(|| Arc::new(MetalStamp::new()));
             buffer.stamp.clone_from(&stamp);
-            gathered.recordings += 1;
             gathered.recorded = position;
             if timed {
                 gathered.chain = position;
                 gathered.segments.push_back(Segment::default());
-                // It can't get any fuller.
-                self.commit_ready(&mut gathered, false);
-                if let Some(lane) = self.lane() {
-                    lane.submitted(gathered.committed);
+            }
+        }
+        // Relaxed: a count.
+        self.unsubmitted.fetch_add(1, Ordering::Relaxed);
+        if let Some(lane) = self.lane() {
+            if timed {
+                // The buffer can't get any fuller.
+                match self.commit_ready(false) {
+                    Flushed::All => lane.submitted(position),
+                    Flushed::UpTo(committed) => lane.submitted(committed),
                 }
             }
-            stamp
-        };
-        if let Some(lane) = self.lane() {
             // Carried out when the submit lock is let go of.
             self.ask_if_dry(&lane);
         }
@@ -583,7 +685,8 @@ impl BackendStream for Queue {
     fn wait(&self, source: &Source<'_>) -> Result<Waited> {
         // What will never be signaled, or not before the host has done something, must not reach the driver (R6):
         // Metal ends buffers that wait for too long.
-        if source.lane().is_failed() || !source.is_submitted() {
+        // In this order: what has been given up counts as failed before it can count as submitted.
+        if !source.is_submitted() || source.lane().is_failed() {
             return Ok(Waited::Unsupported);
         }
         let (event, value) = if let Some(queue) = source.backend::<Self>().filter(|it| it.is_on(&self.shared))
@@ -595,7 +698,8 @@ impl BackendStream for Queue {
             return Ok(Waited::Unsupported);
         };
         let mut gathered = lock(&self.gathered);
-        let Some(last) = gathered.segments.back_mut() else { return Ok(Waited::Native) };
+        let Gathered { segments, dead, .. } = &mut *gathered;
+        let Some(last) = segments.back_mut().filter(|_| dead.is_none()) else { return Ok(Waited::Native) };
         match &mut last.buffer {
             Some(buffer) => {
                 buffer.settle(&self.event);
@@ -609,10 +713,10 @@ impl BackendStream for Queue {
 
     fn gate(&self) -> Result<Arc<dyn Gate>> {
         let mut gathered = lock(&self.gathered);
-        let Gathered { segments, chain, recorded, .. } = &mut *gathered;
+        let Gathered { segments, chain, recorded, dead, .. } = &mut *gathered;
         let (open, lane, from) = (AtomicBool::new(false), self.lane.clone(), *recorded + 1);
         let gate = Arc::new(MetalGate { open, lane, from });
-        match segments.back_mut() {
+        match segments.back_mut().filter(|_| dead.is_none()) {
             Some(Segment { buffer: Some(buffer), .. }) => {
                 *chain = buffer.last;
                 segments.push_back(Segment { gates: vec![gate.clone()], ..Segment::default() });
@@ -640,13 +744,12 @@ impl BackendStream for Queue {
     }
 
     fn flush(&self) -> Result<Flushed> {
-        let mut gathered = lock(&self.gathered);
-        Ok(self.commit_ready(&mut gathered, true))
+        Ok(self.commit_ready(true))
     }
 
     fn poll(&self) {
         if let Some(lane) = self.lane() {
-            self.advance(&lane, pooled(|| self.event.signaledValue()));
+            self.advance(&lane, self.value());
         }
     }
 
@@ -668,7 +771,7 @@ impl BackendStream for Queue {
     }
 
     fn abandon(&self) {
-        self.give_up_from(0);
+        self.give_up_from(0, Error::new(ErrorKind::Closed));
         lock(&self.watched).clear();
     }
 }
@@ -698,7 +801,7 @@ impl Gate for MetalGate {
             return;
         }
         let Some(lane) = self.lane.upgrade() else { return };
-        if lane.core.timeline.failure_of(self.from).is_some() {
+        if let Some(why) = lane.core.timeline.failure_of(self.from) {
             // The core has marked what is behind this as failed. Nobody wants it to run on what was never written.
             let queue = lane.backend();
             let place = {
@@ -707,7 +810,7 @@ impl Gate for MetalGate {
                 gathered.segments.iter().position(|segment| segment.gates.iter().any(this))
             };
             if let Some(place) = place {
-                queue.give_up_from(place);
+                queue.give_up_from(place, why);
             }
         }
         lane.request_flush();

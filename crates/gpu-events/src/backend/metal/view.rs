@@ -6,12 +6,13 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    fork,
     lane::Lane,
     stream::Stream,
 };
 use objc2::rc::Retained;
 use objc2_metal::{MTLSharedEvent, MTLSharedEventHandle};
-use std::{fmt, panic::resume_unwind, sync::Arc};
+use std::{fmt, marker::PhantomData, panic::resume_unwind, sync::Arc};
 
 /// A Metal stream, to encode work; see [`Stream::metal`](crate::Stream::metal) and
 /// [`StreamGuard::metal`](crate::StreamGuard::metal).
@@ -20,25 +21,28 @@ pub struct MetalStream<'a> {
     queue: &'a Queue,
     /// To be locked, unless a guard holds the lock already.
     free: Option<&'a Stream>,
+    /// A guard's must not leave its thread: nobody would keep two from encoding into one buffer.
+    _not_send: PhantomData<*const ()>,
 }
 
 impl<'a> MetalStream<'a> {
     pub(crate) fn new(lane: &'a Arc<Lane>, free: Option<&'a Stream>) -> Result<Self> {
         let queue = lane.downcast().ok_or(ErrorKind::Unsupported)?;
-        Ok(Self { lane, queue, free })
+        Ok(Self { lane, queue, free, _not_send: PhantomData })
     }
 
     /// Has `encode` put work into the stream's current command buffer, behind all that was submitted before, with the
     /// stream's lock held. Never waits for the GPU, except for room in a full queue (R5).
     ///
-    /// What `encode` opens, an encoder, it has to end before it returns. It must neither commit nor enqueue the buffer:
-    /// that is the stream's, which also puts other work into it, and retains what the commands refer to. It runs inside
-    /// of an autorelease pool, and must not wait for this stream. Through a [`StreamGuard`](crate::StreamGuard), work
-    /// and the event that marks it go into one buffer.
+    /// What `encode` opens, an encoder, it has to end before it returns. It must neither commit nor enqueue the buffer,
+    /// nor keep it: that is the stream's, which also puts other work into it, on whatever thread. The buffer retains
+    /// what its commands refer to. `encode` runs inside of an autorelease pool, and must not wait for this stream.
+    /// Through a [`StreamGuard`](crate::StreamGuard), work and the event that marks it go into one buffer.
     ///
     /// # Panics
     /// With what `encode` panics with; what was not committed is lost then, and the stream fails with
-    /// [`ErrorKind::Panicked`].
+    /// [`ErrorKind::Panicked`]. Panic with no encoder open: Metal ends the process when one is let go of that was not
+    /// ended, as unwinding does.
     ///
     /// # Errors
     /// The stream's failure; [`ErrorKind::WouldBlock`] if the queue is full and the stream is not to wait, or held by
@@ -64,6 +68,7 @@ impl<'a> MetalStream<'a> {
     /// # }
     /// ```
     pub fn encode<R>(&self, encode: impl FnOnce(&RawBuffer) -> R) -> Result<R> {
+        fork::check()?;
         let mut encode = encode;
         loop {
             // Notes the holder, so that `encode` learns of it if it comes back to this stream.
@@ -72,7 +77,7 @@ impl<'a> MetalStream<'a> {
                 return Err(self.lane.failure_of(u64::MAX));
             }
             let first_lost = self.lane.first_unsubmitted();
-            match self.queue.encode(self.lane, encode)? {
+            match self.queue.encode(encode)? {
                 Encoded::Done(result) => return Ok(result),
                 Encoded::Full(_, _) if guard.is_none() => return Err(Error::new(ErrorKind::WouldBlock)),
                 Encoded::Full(room, again) => {
@@ -105,8 +110,12 @@ impl<'a> MetalStream<'a> {
 
     /// The shared event for another GPU or process. It carries no failure: whoever waits for it elsewhere waits for a
     /// number, and is let go when the work that should have signaled it has failed.
-    pub fn shared_event_handle(&self) -> Retained<MTLSharedEventHandle> {
-        pooled(|| self.queue.event().newSharedEventHandle())
+    ///
+    /// # Errors
+    /// [`ErrorKind::Forked`].
+    pub fn shared_event_handle(&self) -> Result<Retained<MTLSharedEventHandle>> {
+        fork::check()?;
+        Ok(pooled(|| self.queue.event().newSharedEventHandle()))
     }
 }
 
