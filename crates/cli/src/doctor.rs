@@ -77,6 +77,8 @@ fn subjects(device: Option<&str>) -> anyhow::Result<Vec<Arc<dyn Subject>>> {
 fn subject(device: &DeviceInfo) -> anyhow::Result<Arc<dyn Subject>> {
     match device.backend {
         "cpu" => Ok(Arc::new(CpuSubject::new(&device.name))),
+        #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+        "metal" => Ok(Arc::new(gpu_events_conformance::MetalSubject::new(&device.name))),
         backend => bail!("{}: the suite does not know {backend} devices yet", device.name),
     }
 }

@@ -24,6 +24,7 @@ mod inert;
 mod many;
 mod observers;
 mod ours;
+mod parity;
 mod pools;
 mod process;
 mod reentry;
