@@ -59,8 +59,8 @@ enum Outcome {
     More,
     /// It waits for an event.
     Parked,
-    /// It has run its last command.
-    Finished,
+    /// It has run its last command, and by this time of the GPU all but a signal at its end.
+    Finished(f64),
     /// A command could not be run: a code, and what there is to say.
     Failed(usize, Option<String>),
 }
@@ -142,6 +142,9 @@ impl News {
 }
 
 // -------------------------------------------------------------------------------------------------------- engines
+/// The longest that the time of a buffer's end is later than its last signal.
+const END_LATENESS: Duration = Duration::from_micros(300);
+
 /// Some commands to run.
 struct Work {
     buffer: u64,
@@ -210,6 +213,7 @@ impl Engines {
 impl Work {
     fn run(&mut self, host: bool) -> Outcome {
         let last = self.program.ops.len().min(self.at.saturating_add(self.commands));
+        let mut done = now_seconds();
         while self.at < last {
             let op = &self.program.ops[self.at];
             if matches!(op, Op::Host(_)) && !host {
@@ -224,6 +228,8 @@ impl Work {
                     return Outcome::Parked;
                 }
             }
+            // Taken before: whoever the signal lets go may have ended before this thread runs on.
+            done = now_seconds();
             match op {
                 Op::Dispatch { .. } | Op::Host(_) => self.program.track.run_apart(op),
                 Op::Wait(..) | Op::Signal(..) | Op::Copy { .. } | Op::Fill { .. } => {
@@ -235,12 +241,13 @@ impl Work {
             {
                 return Outcome::Failed(PAGE_FAULT, Some(text));
             }
-            if let Op::Signal(event, _) = op {
-                event.shared().wake(true);
+            match op {
+                Op::Signal(event, _) => event.shared().wake(true),
+                _ => done = now_seconds(),
             }
             self.at += 1;
         }
-        if self.at == self.program.ops.len() { Outcome::Finished } else { Outcome::More }
+        if self.at == self.program.ops.len() { Outcome::Finished(done) } else { Outcome::More }
     }
 }
 
@@ -432,9 +439,12 @@ impl Scheduler {
                 running.text = text;
                 running.ending(now, Some(code))
             }
-            (Outcome::Finished, None) => running.ending(now, None),
+            (Outcome::Finished(done), None | Some((_, 1..))) => {
+                // A buffer's end is stamped a little after its last signal, and so, at times, after its successor's.
+                let late = self.random.late(END_LATENESS).as_secs_f64();
+                State::Ending { ended: (done + late).min(now_seconds()), from: now, code: None }
+            }
             (_, Some((code, 0))) => running.ending(now, Some(code)),
-            (Outcome::Finished, Some(_)) => running.ending(now, None),
             (Outcome::Parked, _) if !running.released => State::Parked {
                 until: now + knobs.wait_timeout,
                 holds_queue: chance(knobs.waits_hold_queue, &mut self.random),
