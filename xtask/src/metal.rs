@@ -21,9 +21,12 @@ fn simulation(cx: &Context) -> Result<Shell> {
 pub(crate) fn test(cx: &Context) -> Result<()> {
     let sh = simulation(cx)?;
     let target = cx.target_dir("metal-sim");
-    cmd!(sh, "cargo test --locked --target-dir {target}").run()?;
-    cmd!(sh, "cargo test --locked --target-dir {target} --release --test stress").run()?;
-    cmd!(sh, "cargo run --locked --target-dir {target} --bin gpu-events -- doctor --device metal").run()?;
+    // Said here as well: a `RUSTFLAGS` of the caller's takes the place of what the folder's configuration says.
+    let flags = FLAGS.join("\u{1f}");
+    let sim = |command: Cmd<'_>| command.env("CARGO_ENCODED_RUSTFLAGS", &flags).run();
+    sim(cmd!(sh, "cargo test --locked --target-dir {target}"))?;
+    sim(cmd!(sh, "cargo test --locked --target-dir {target} --release --test stress"))?;
+    sim(cmd!(sh, "cargo run --locked --target-dir {target} --bin gpu-events -- doctor --device metal"))?;
     Ok(())
 }
 

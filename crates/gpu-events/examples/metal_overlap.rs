@@ -1,5 +1,4 @@
 //! Upload, compute and download on a GPU: three streams, three buffers, and events alone to keep them in order.
-//!
 //! `cargo run --release -p gpu-events --example metal_overlap`
 
 #[cfg(not(any(target_vendor = "apple", gpu_events_metal_sim)))]
@@ -76,8 +75,10 @@ mod on_gpu {
             copy(&download, numbers, output)?;
             downloaded.push(download.record_timed()?);
         }
-        let took = downloaded[CHUNKS - 1].elapsed_since(&start)?;
-        println!("{CHUNKS} chunks of {BYTES} bytes went up, through the GPU and down in {took}.");
+        // Not every driver has a time for a buffer with no work in it, such as the start's.
+        let took = downloaded[CHUNKS - 1].elapsed_since(&start);
+        let took = took.map_or_else(|error| error.to_string(), |took| took.to_string());
+        println!("{CHUNKS} chunks of {BYTES} bytes went up, through the GPU and down: {took}.");
         Ok(())
     }
 

@@ -169,7 +169,7 @@ impl CallbackQueue {
             match next {
                 Some((callback, failure)) => callback.run(backend, failure),
                 // Idle events that callbacks leave behind keep their device, whose end is what ends this thread.
-                None => pool::drop_magazines(),
+                None => contain(pool::drop_magazines),
             }
         }
     }

@@ -28,8 +28,8 @@ type RawCommands = ProtocolObject<dyn MTLCommandBuffer>;
 type RawDevice = ProtocolObject<dyn MTLDevice>;
 type RawKernel = ProtocolObject<dyn MTLComputePipelineState>;
 
-/// Command buffers that a stream is given before the first of them is known to be done. It takes some 60, and would
-/// have the host wait for room then, which does not notice Ctrl-C.
+/// Command buffers that a stream is given before the first of them is known to be done: enough to keep a GPU at work. A
+/// full queue would have the host wait for room, which does not notice Ctrl-C.
 const BUFFERS_AHEAD: usize = 48;
 
 /// A timed event ends a command buffer, and there is one before and one after the work of each stage.

@@ -140,6 +140,9 @@ impl BufferRecording {
             // What was signaled is complete, whatever has come after it in the buffer (R28).
             Err(_) if event.signaledValue() >= Foreign::VALUE => lane.advance(Foreign::VALUE),
             Err(error) => {
+                if error.kind() == ErrorKind::DeviceLost {
+                    Queue::lose(&lane.backend().shared, &lane.core.device, lane.id(), &error);
+                }
                 // First the failure, then the value, for those who wait for it in their queues (R26).
                 lane.fail(Foreign::VALUE, error);
                 event.setSignaledValue(Foreign::VALUE);

@@ -231,9 +231,11 @@ pub fn raw_device(device: &Device) -> Result<Retained<RawDevice>> {
 
 /// Makes a stream that commits to a queue of your own (R35), which it retains.
 ///
-/// The stream orders what goes through it, and keeps to 16 of the queue's places, of which there are 64 unless you made it
-/// for another number: your own buffers take places as well, and nobody counts those. When there is none left, encoding
-/// blocks inside of Metal until there is. What you commit to the queue directly comes before what the stream commits
+/// The stream orders what goes through it, and keeps to 16 of the queue's places, or to fewer if `options` say so
+/// ([`StreamOptions::queue_depth`]). There are 64 unless you made the queue for another number; your own buffers take
+/// places as well, and nobody counts those. When there is none left, recording and encoding block inside of Metal until
+/// there is, which is for ever if buffers that are held back at gates have them all: leave room for 16 for each stream that
+/// adopts the queue. What you commit to the queue directly comes before what the stream commits
 /// later only as far as Metal keeps the buffers of one queue in order: it starts them in order, and may overlap those
 /// that touch no common resource, or only ones that it doesn't track. The stream's waits do not hold it back. Where it
 /// matters, use [`record_in_buffer`] and [`wait_in_buffer`].

@@ -21,6 +21,7 @@ use crate::{
         BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
         defer,
     },
+    device::DeviceCore,
     error::{Error, ErrorKind, Result},
     primitive::lock,
     timeline::relay,
@@ -187,7 +188,7 @@ impl Queue {
         let options = seed.options();
         let depth = options.requested_depth().map_or(QUEUE_DEPTH, |depth| depth.min(QUEUE_DEPTH));
         let (room, adopted, raw) = match adopted {
-            Some(raw) => (ROOM_ADOPTED, true, raw),
+            Some(raw) => (ROOM_ADOPTED.min(depth as usize).max(2), true, raw),
             None => (room(depth), false, shared.new_queue(room(depth) + SPARE, options.label.as_deref())?),
         };
         let event = shared.new_shared_event()?;
@@ -333,19 +334,19 @@ impl Queue {
     /// Commits what is behind no closed gate: all of it, or only what is closed already. *Held.*
     fn commit_ready(&self, open_too: bool) -> Flushed {
         loop {
-            let buffer = {
+            let (buffer, serial) = {
                 let mut gathered = lock(&self.gathered);
                 match self.take_ready(&mut gathered, open_too) {
-                    Ok(buffer) => buffer,
+                    Ok(ready) => ready,
                     Err(flushed) => return flushed,
                 }
             };
-            self.commit(buffer);
+            self.commit(buffer, serial);
         }
     }
 
-    /// The next buffer to commit, or how far that has come.
-    fn take_ready(&self, gathered: &mut Gathered, open_too: bool) -> Result<Buffer, Flushed> {
+    /// The next buffer to commit, in flight from here on; or how far that has come.
+    fn take_ready(&self, gathered: &mut Gathered, open_too: bool) -> Result<(Buffer, u64), Flushed> {
         // One place is left for the next buffer: what has been recorded can then always be gathered on, and goes when a
         // handler has freed another.
         let full = self.places_in_use(gathered) >= self.room;
@@ -372,26 +373,26 @@ impl Queue {
         }
         *committed = buffer.last.max(*committed);
         *chain = buffer.last.max(*chain);
-        Ok(buffer)
+        // With both locked: a failure finds it among what it gives up, or among what runs on.
+        let mut flight = lock(&self.flight);
+        flight.serial += 1;
+        let serial = flight.serial;
+        // One that signals no position is of a stream that has failed, and nobody waits for it.
+        let held = buffer.last > 0 && (buffer.stamp.is_some() || flight.buffers.len() >= self.room / 2);
+        let stamp = buffer.stamp.clone();
+        flight.buffers.push_back(InFlight { serial, end: buffer.last, stamp, held, outcome: None });
+        // Release: before the commit, so that whoever finds the position signaled finds the ceiling.
+        self.ceiling.store(flight.ceiling(), Ordering::Release);
+        Ok((buffer, serial))
     }
 
     /// Commits the buffer: from here on it is Metal's. *Held*, and with nothing else locked.
-    fn commit(&self, mut buffer: Buffer) {
+    fn commit(&self, mut buffer: Buffer, serial: u64) {
         buffer.settle(&self.event);
         // Relaxed: a count.
         self.unsubmitted.fetch_sub(buffer.recordings, Ordering::Relaxed);
+        // Whoever calls through it keeps it.
         let Some(lane) = self.lane() else { return };
-        let serial = {
-            let mut flight = lock(&self.flight);
-            flight.serial += 1;
-            let serial = flight.serial;
-            let held = buffer.stamp.is_some() || flight.buffers.len() >= self.room / 2;
-            let stamp = buffer.stamp.clone();
-            flight.buffers.push_back(InFlight { serial, end: buffer.last, stamp, held, outcome: None });
-            // Release: before the commit below, so that whoever finds the position signaled finds the ceiling.
-            self.ceiling.store(flight.ceiling(), Ordering::Release);
-            serial
-        };
         // The handler keeps the lane, and with it everything that the news needs: the user may have dropped every
         // handle by then (R32). Metal lets go of the block once it has run.
         let handler = RcBlock::new(move |raw: NonNull<RawBuffer>| {
@@ -483,30 +484,39 @@ impl Queue {
     fn fail(&self, lane: &Lane<Self>, end: u64, error: Error) {
         let reached = self.value();
         self.advance(lane, reached);
-        // Nothing more is committed from here on.
-        self.give_up_from(0, error.clone());
-        if !lock(&self.flight).buffers.is_empty() {
-            // They wait for this one, and will be let go.
-            lane.runs_on();
-        }
-        if error.kind() == ErrorKind::DeviceLost {
-            Self::lose(lane, &error);
-        }
-        // First the failure: whoever the raised value lets go has been marked by then (R26, R28).
-        lane.fail(reached + 1, error);
-        // In the place of the signals that will not come: for those who wait in other queues, and for this queue's next
-        // buffer. Those behind it have not signaled more, because they wait for this.
-        if reached < end {
-            pooled(|| self.event.setSignaledValue(end));
-        }
+        // First the failure, and all that it leads to: whoever the raised value lets go has been marked by then (R26,
+        // R28).
+        relay::batch(
+            || {
+                // Nothing more is committed, but for what is on the way to be.
+                let dropped = self.give_up_from(0, error.clone());
+                // Users' deallocators are among it: once everyone is told.
+                defer(move || drop(dropped));
+                if !lock(&self.flight).buffers.is_empty() {
+                    // They wait for this one, and will be let go.
+                    lane.runs_on();
+                }
+                if error.kind() == ErrorKind::DeviceLost {
+                    Self::lose(&self.shared, &lane.core.device, lane.id(), &error);
+                }
+                lane.fail(reached + 1, error);
+            },
+            // In the place of the signals that will not come: for those who wait in other queues, and for this queue's
+            // next buffer. Those behind it have not signaled more, because they wait for this.
+            || {
+                if reached < end {
+                    pooled(|| self.event.setSignaledValue(end));
+                }
+            },
+        );
     }
 
     /// The GPU is gone, for all the device's streams: those that wait at a gate would not learn of it by themselves.
-    fn lose(lane: &Lane<Self>, error: &Error) {
-        lane.backend().shared.lose(error);
-        let lanes = lane.core.device.lanes();
+    pub(super) fn lose(shared: &Shared, device: &DeviceCore, known: u64, error: &Error) {
+        shared.lose(error);
+        let lanes = device.lanes();
         let queues = || {
-            let others = lanes.iter().filter(|other| other.id() != lane.id());
+            let others = lanes.iter().filter(|other| other.id() != known);
             others.filter_map(|other| Some((other, other.downcast::<Self>()?)))
         };
         relay::batch(
@@ -517,22 +527,25 @@ impl Queue {
                     other.fail(queue.value().max(other.completed()) + 1, error.clone());
                 }
             },
-            || queues().for_each(|(_, queue)| queue.give_up_from(0, error.clone())),
+            || {
+                for (_, queue) in queues() {
+                    let dropped = queue.give_up_from(0, error.clone());
+                    defer(move || drop(dropped));
+                }
+            },
         );
     }
 
-    /// Drops what is gathered, from the segment with this number on.
-    fn give_up_from(&self, first: usize, why: Error) {
-        let dropped = {
-            let mut gathered = lock(&self.gathered);
-            gathered.dead.get_or_insert(why);
-            let first = first.min(gathered.segments.len());
-            let dropped = gathered.segments.split_off(first);
-            gathered.segments.push_back(Segment::default());
-            dropped
-        };
-        // Buffers let go of what was encoded, users' deallocators among it: with no lock held, and once everyone is told.
-        defer(move || drop(dropped));
+    /// Gives up what is gathered, from the segment with this number on. It comes back, to be dropped with no lock held and
+    /// nobody left to be told: buffers let go of what was encoded, users' deallocators among it.
+    #[must_use]
+    fn give_up_from(&self, first: usize, why: Error) -> Dropped {
+        let mut gathered = lock(&self.gathered);
+        gathered.dead.get_or_insert(why);
+        let first = first.min(gathered.segments.len());
+        let dropped = gathered.segments.split_off(first);
+        gathered.segments.push_back(Segment::default());
+        Dropped { _segments: dropped }
     }
 
     /// Has what is gathered committed if the GPU has too little to do.
@@ -592,11 +605,17 @@ impl Queue {
                 std::mem::forget(buffer.raw);
             }
             std::mem::forget(raw);
-            self.give_up_from(0, Error::with_text(ErrorKind::Panicked, "while work was encoded"));
-        } else {
-            self.nudge();
         }
-        Ok(encoded.map_or_else(Encoded::Panicked, Encoded::Done))
+        match encoded {
+            Ok(result) => {
+                self.nudge();
+                Ok(Encoded::Done(result))
+            }
+            Err(panic) => {
+                let why = Error::with_text(ErrorKind::Panicked, "while work was encoded");
+                Ok(Encoded::Panicked(panic, self.give_up_from(0, why)))
+            }
+        }
     }
 
     /// Registers the listener for `value`.
@@ -617,7 +636,12 @@ pub(super) enum Encoded<R, F> {
     /// There is no room for a command buffer. The closure comes back.
     Full(Room, F),
     /// The closure panicked, and what was gathered is lost.
-    Panicked(Box<dyn Any + Send>),
+    Panicked(Box<dyn Any + Send>, Dropped),
+}
+
+/// What was gathered and given up.
+pub(super) struct Dropped {
+    _segments: VecDeque<Segment>,
 }
 
 impl BackendStream for Queue {
@@ -771,7 +795,8 @@ impl BackendStream for Queue {
     }
 
     fn abandon(&self) {
-        self.give_up_from(0, Error::new(ErrorKind::Closed));
+        let dropped = self.give_up_from(0, Error::new(ErrorKind::Closed));
+        defer(move || drop(dropped));
         lock(&self.watched).clear();
     }
 }
@@ -810,7 +835,8 @@ impl Gate for MetalGate {
                 gathered.segments.iter().position(|segment| segment.gates.iter().any(this))
             };
             if let Some(place) = place {
-                queue.give_up_from(place, why);
+                let dropped = queue.give_up_from(place, why);
+                defer(move || drop(dropped));
             }
         }
         lane.request_flush();

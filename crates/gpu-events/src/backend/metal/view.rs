@@ -85,10 +85,11 @@ impl<'a> MetalStream<'a> {
                     drop(guard);
                     self.lane.wait_for_room(room)?;
                 }
-                Encoded::Panicked(panic) => {
+                Encoded::Panicked(panic, dropped) => {
                     drop(guard);
                     self.lane
                         .fail(first_lost, Error::with_text(ErrorKind::Panicked, "while work was encoded"));
+                    drop(dropped);
                     resume_unwind(panic);
                 }
             }
