@@ -126,7 +126,7 @@ fn type_check(cx: &Context, target: &str) -> Result<()> {
         Toolchain::with_std_source(sh)?.cargo(sh).args(["check", "-Zbuild-std=std,panic_abort"])
     };
     cargo
-        .args(["--locked", "-p", LIBRARY, "-p", SUITE, "-p", BINARY, "--lib", "--bins", "--examples"])
+        .args(["--locked", "-p", LIBRARY, "-p", SUITE, "-p", BINARY, "--all-targets"])
         .args(["--target", target, "--target-dir", &target_dir])
         .env("RUSTFLAGS", "-D warnings")
         .run()?;
