@@ -314,7 +314,7 @@ impl Queue {
             }
             None => buffers.back()?.end,
         };
-        // Release: as in `commit`.
+        // Release: as in `take_ready`.
         self.ceiling.store(flight.ceiling(), Ordering::Release);
         Some(end)
     }
