@@ -88,13 +88,7 @@ impl BackendStream for Foreign {
         if self.timed || self.watched.swap(true, Ordering::Relaxed) {
             return;
         }
-        let lane = self.lane.clone();
-        let poll = move || {
-            if let Some(lane) = lane.upgrade() {
-                lane.backend().poll();
-            }
-        };
-        self.shared.listen(&self.event, Self::VALUE, poll);
+        self.shared.listen(&self.event, Self::VALUE, &self.lane);
         // What came before the listener was there.
         self.poll();
     }

@@ -33,7 +33,7 @@ mod view;
 pub use foreign::{BufferRecording, record_in_buffer, record_timed_in_buffer, wait_in_buffer};
 pub use view::MetalStream;
 
-use super::{Backend, Lane, StreamSeed};
+use super::{Backend, BackendStream, Lane, StreamSeed};
 use crate::{
     device::{Capabilities, Device, DeviceInfo, Gates},
     error::{Error, ErrorKind, Result},
@@ -54,7 +54,7 @@ use objc2_metal::{
 use queue::{BATCH_BOUND, QUEUE_DEPTH, Queue};
 use std::{
     ptr::NonNull,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
 };
 
 // `MTLCreateSystemDefaultDevice` gives nil to programs on macOS that do not link this.
@@ -122,10 +122,17 @@ impl Shared {
         })
     }
 
-    /// Has `call` called on the pump once the GPU has brought `event` to `value`. When the host has, it should be called as
-    /// well, and is not reliably: nobody counts on that.
-    fn listen(&self, event: &RawEvent, value: u64, call: impl Fn() + Send + Sync + 'static) {
-        let block = RcBlock::new(move |_: NonNull<RawEvent>, _: u64| pooled(&call));
+    /// Has `lane` polled on the pump once the GPU has brought `event` to `value`. When the host has, it should be as well,
+    /// and is not reliably: nobody counts on that.
+    fn listen<B: BackendStream>(&self, event: &RawEvent, value: u64, lane: &Weak<Lane<B>>) {
+        let lane = lane.clone();
+        let block = RcBlock::new(move |_: NonNull<RawEvent>, _: u64| {
+            pooled(|| {
+                if let Some(lane) = lane.upgrade() {
+                    lane.backend().poll();
+                }
+            });
+        });
         // SAFETY: the block is copied by the call; it takes what Metal gives it, and what it captures may be used and
         // dropped on any thread.
         pooled(|| unsafe {

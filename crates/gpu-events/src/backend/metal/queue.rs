@@ -126,11 +126,24 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// Encodes what must come before anything else does.
+    /// Encodes the signal that is due, since something else comes now.
     fn settle(&mut self, event: &RawEvent) {
         if let Some(position) = self.due.take() {
             self.raw.encode_signal(event, position);
         }
+    }
+
+    /// Something that no position covers yet is about to be encoded.
+    fn unmark(&mut self, event: &RawEvent) {
+        self.settle(event);
+        self.unmarked = true;
+    }
+
+    /// Has `position` cover all that was encoded.
+    fn mark(&mut self, position: u64) {
+        self.due = Some(position);
+        self.last = position;
+        self.unmarked = false;
     }
 }
 
@@ -458,7 +471,7 @@ impl Queue {
             // Before the ceiling rises: whoever sees the recording complete finds its time.
             flight.earliest = stamp.finish(*end_seconds, flight.earliest);
         }
-        // Release: pairs with the acquire in `advance`.
+        // Release: pairs with the acquire in `reached`.
         self.ceiling.store(flight.ceiling(), Ordering::Release);
         Some((buffer, outcome))
     }
@@ -591,8 +604,7 @@ impl Queue {
                 return Err(why.clone());
             }
             let Some(buffer) = gathered.open_buffer() else { return Err(Error::new(ErrorKind::Closed)) };
-            buffer.settle(&self.event);
-            buffer.unmarked = true;
+            buffer.unmark(&self.event);
             buffer.raw.clone()
         };
         // With nothing locked but what the user asked for: it may close the device.
@@ -613,20 +625,10 @@ impl Queue {
             }
             Err(panic) => {
                 let why = Error::with_text(ErrorKind::Panicked, "while work was encoded");
-                Ok(Encoded::Panicked(panic, self.give_up_from(0, why)))
+                let dropped = self.give_up_from(0, why.clone());
+                Ok(Encoded::Panicked { panic, why, dropped })
             }
         }
-    }
-
-    /// Registers the listener for `value`.
-    fn listen(&self, value: u64) {
-        let lane = self.lane.clone();
-        let poll = move || {
-            if let Some(lane) = lane.upgrade() {
-                lane.backend().poll();
-            }
-        };
-        self.shared.listen(&self.event, value, poll);
     }
 }
 
@@ -636,7 +638,11 @@ pub(super) enum Encoded<R, F> {
     /// There is no room for a command buffer. The closure comes back.
     Full(Room, F),
     /// The closure panicked, and what was gathered is lost.
-    Panicked(Box<dyn Any + Send>, Dropped),
+    Panicked {
+        panic: Box<dyn Any + Send>,
+        why: Error,
+        dropped: Dropped,
+    },
 }
 
 /// What was gathered and given up.
@@ -676,12 +682,7 @@ impl BackendStream for Queue {
                 // Failed this very moment.
                 return Ok(Signaled::Pending(None));
             };
-            if buffer.unmarked {
-                buffer.settle(&self.event);
-            }
-            buffer.due = Some(position);
-            buffer.last = position;
-            buffer.unmarked = false;
+            buffer.mark(position);
             buffer.recordings += 1;
             buffer.stamp.clone_from(&stamp);
             gathered.recorded = position;
@@ -726,9 +727,8 @@ impl BackendStream for Queue {
         let Some(last) = segments.back_mut().filter(|_| dead.is_none()) else { return Ok(Waited::Native) };
         match &mut last.buffer {
             Some(buffer) => {
-                buffer.settle(&self.event);
+                buffer.unmark(&self.event);
                 buffer.raw.encode_wait(event, value);
-                buffer.unmarked = true;
             }
             None => last.waits.push((event.clone(), value)),
         }
@@ -760,10 +760,7 @@ impl BackendStream for Queue {
             return false;
         }
         *recorded = position;
-        buffer.settle(&self.event);
-        buffer.due = Some(position);
-        buffer.last = position;
-        buffer.unmarked = false;
+        buffer.mark(position);
         true
     }
 
@@ -789,7 +786,7 @@ impl BackendStream for Queue {
                 return;
             }
         }
-        self.listen(position);
+        self.shared.listen(&self.event, position, &self.lane);
         // What came before the listener was there.
         self.poll();
     }
@@ -821,7 +818,7 @@ struct MetalGate {
 
 impl Gate for MetalGate {
     fn open(&self) {
-        // Release: pairs with the acquire in `commit_ready`.
+        // Release: pairs with the acquire in `take_ready`.
         if self.open.swap(true, Ordering::AcqRel) {
             return;
         }

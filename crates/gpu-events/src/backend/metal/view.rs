@@ -85,10 +85,9 @@ impl<'a> MetalStream<'a> {
                     drop(guard);
                     self.lane.wait_for_room(room)?;
                 }
-                Encoded::Panicked(panic, dropped) => {
+                Encoded::Panicked { panic, why, dropped } => {
                     drop(guard);
-                    self.lane
-                        .fail(first_lost, Error::with_text(ErrorKind::Panicked, "while work was encoded"));
+                    self.lane.fail(first_lost, why);
                     drop(dropped);
                     resume_unwind(panic);
                 }
