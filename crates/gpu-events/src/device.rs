@@ -287,12 +287,13 @@ impl Device {
             }
             #[cfg(not(feature = "metal"))]
             "metal" => Err(Error::new(ErrorKind::FeatureDisabled)),
-            "cuda" | "vulkan" => {
+            #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+            "cuda" => Ok(Self::from_backend(crate::cuda::CudaBackend::open(index)?)),
+            #[cfg(not(all(feature = "cuda", not(gpu_events_loom))))]
+            "cuda" => Err(Error::new(ErrorKind::FeatureDisabled)),
+            "vulkan" => {
                 let _: u32 = index;
-                Err(Error::with_text(
-                    ErrorKind::Unavailable,
-                    format!("this version has no {backend} backend"),
-                ))
+                Err(Error::with_text(ErrorKind::Unavailable, "this version has no vulkan backend"))
             }
             _ => Err(Self::unknown(name)),
         }
@@ -336,12 +337,16 @@ impl Device {
         let metal = crate::metal::MetalBackend::all();
         #[cfg(not(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim))))]
         let metal = Self::open("metal").map(|_| Vec::new());
-        let mut backends = vec![BackendListing { name: "metal", devices: metal }];
-        backends.extend(
-            ["cuda", "vulkan"]
-                .into_iter()
-                .map(|name| BackendListing { name, devices: Self::open(name).map(|_| Vec::new()) }),
-        );
+        #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+        let cuda = crate::cuda::CudaBackend::all();
+        #[cfg(not(all(feature = "cuda", not(gpu_events_loom))))]
+        let cuda = Self::open("cuda").map(|_| Vec::new());
+        let vulkan = Self::open("vulkan").map(|_| Vec::new());
+        let mut backends = vec![
+            BackendListing { name: "metal", devices: metal },
+            BackendListing { name: "cuda", devices: cuda },
+            BackendListing { name: "vulkan", devices: vulkan },
+        ];
         #[cfg(feature = "cpu")]
         let devices = Ok(vec![crate::cpu::CpuBackend::new(0).info()]);
         #[cfg(not(feature = "cpu"))]

@@ -49,6 +49,8 @@
 //!
 //! # Features
 //! - `cpu` (default): the CPU device.
+//! - `cuda` (default): NVIDIA's GPUs through CUDA, whose driver is loaded when the first is asked for. Where there is none,
+//!   everything else works.
 //! - `metal` (default): GPUs through Metal, on Apple's systems. Elsewhere it brings nothing in, not even a dependency.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -80,6 +82,8 @@ mod work;
 pub use backend::cpu;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
 pub use backend::metal;
+#[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+pub use backend::cuda;
 pub use callback::Callback;
 pub use device::{BackendListing, Capabilities, Device, DeviceId, DeviceInfo, Gates};
 pub use error::{Error, ErrorKind, Result};
@@ -89,7 +93,7 @@ pub use future::Completion;
 pub use host::HostSignal;
 pub use pool::{EventPool, PoolStatistics};
 pub use stall::{StallChain, StallEnd, StallReport, StallWait, Stalled};
-pub use stream::{Stream, StreamGuard, StreamId, StreamOptions, StreamWait, WhenFull};
+pub use stream::{Signal, Stream, StreamGuard, StreamId, StreamOptions, StreamWait, WhenFull};
 pub use table::EventTable;
 pub use time::{Clock, ClockId, Correlation, Elapsed, Timestamp};
 pub use wait::{WaitAny, WaitOptions, WaitOutcome, WaitStrategy, wait_all, wait_any};

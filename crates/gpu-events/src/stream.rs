@@ -37,6 +37,19 @@ pub enum WhenFull {
     WouldBlock,
 }
 
+/// How a stream's completion is made known, where the device has a choice (CUDA has). Which is better depends on who will
+/// look, and that is not known when something is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Signal {
+    /// Cheap to record, and a driver call to ask: for events that mostly other streams wait for. The default.
+    #[default]
+    Cheap,
+    /// Dearer to record, a load to ask, and seen by the host soonest: for events that the host polls, awaits or is called
+    /// back by.
+    Prompt,
+}
+
 /// How a stream is to be. The default has no label, the device's own queue depth, and blocks when that is reached.
 #[derive(Clone, Debug, Default)]
 pub struct StreamOptions {
@@ -44,6 +57,7 @@ pub struct StreamOptions {
     pub(crate) queue_depth: Option<u64>,
     pub(crate) batch_bound: Option<u64>,
     pub(crate) when_full: WhenFull,
+    pub(crate) signal: Option<Signal>,
 }
 
 impl StreamOptions {
@@ -77,6 +91,17 @@ impl StreamOptions {
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.when_full = when_full;
         self
+    }
+
+    /// How completion is made known, where the device has a choice. By default in the way that the device was opened with.
+    pub fn signal(mut self, signal: Signal) -> Self {
+        self.signal = Some(signal);
+        self
+    }
+
+    /// The way of making completion known that was asked for. For backends.
+    pub fn requested_signal(&self) -> Option<Signal> {
+        self.signal
     }
 
     /// The queue depth that was asked for. For backends.
@@ -297,6 +322,15 @@ impl Stream {
     pub fn metal(&self) -> Result<crate::metal::MetalStream<'_>> {
         crate::metal::MetalStream::new(&self.lane, Some(self))
     }
+
+    /// The stream's CUDA side, to give work to.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if its device is no CUDA device.
+    #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+    pub fn cuda(&self) -> Result<crate::cuda::CudaStream<'_>> {
+        crate::cuda::CudaStream::new(&self.lane)
+    }
 }
 
 impl Clone for Stream {
@@ -401,6 +435,15 @@ impl StreamGuard<'_> {
     #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
     pub fn metal(&mut self) -> Result<crate::metal::MetalStream<'_>> {
         crate::metal::MetalStream::new(self.lane, None)
+    }
+
+    /// The stream's CUDA side, to give work to.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if its device is no CUDA device.
+    #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+    pub fn cuda(&mut self) -> Result<crate::cuda::CudaStream<'_>> {
+        crate::cuda::CudaStream::new(self.lane)
     }
 }
 

@@ -17,6 +17,8 @@
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+pub mod cuda;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
 pub mod metal;
 
@@ -83,6 +85,14 @@ impl StreamSeed<'_> {
     /// [`Closed`](crate::ErrorKind::Closed) if the device was closed meanwhile.
     pub fn build<B: BackendStream>(self, make: impl FnOnce(&Weak<Lane<B>>) -> B) -> Result<Arc<Lane>> {
         Lane::build(self.device, self.options, Producer::Stream, make)
+    }
+
+    /// As [`build`](Self::build), with the driver half's type kept.
+    ///
+    /// # Errors
+    /// [`Closed`](crate::ErrorKind::Closed) if the device was closed meanwhile.
+    pub fn build_typed<B: BackendStream>(self, make: impl FnOnce(&Weak<Lane<B>>) -> B) -> Result<Arc<Lane<B>>> {
+        Lane::build_typed(self.device, self.options, Producer::Stream, make)
     }
 }
 

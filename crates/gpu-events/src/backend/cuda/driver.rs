@@ -1,0 +1,226 @@
+//! The driver's functions, as a table: filled from the system's library when the first device is asked for, or by
+//! whoever brings a driver of another kind.
+//!
+//! A call costs an indirect call, and nothing else. What comes back is a number and not an enum: a newer driver may know
+//! codes that no binding knows. A function that the library lacks makes the backend unavailable, by name, instead of
+//! panicking where it is first used.
+
+use crate::error::{Error, ErrorKind, Result};
+use std::{
+    ffi::{CStr, c_char, c_int, c_uint, c_void},
+    ptr,
+    sync::OnceLock,
+};
+
+/// What a call answers: zero, or a `CUresult`.
+pub type Code = c_uint;
+/// A `CUcontext`.
+pub type RawContext = *mut c_void;
+/// A `CUstream`.
+pub type RawStream = *mut c_void;
+/// A `CUevent`.
+pub type RawEvent = *mut c_void;
+/// A `CUdeviceptr`.
+pub type DevicePointer = u64;
+
+/// The stream that serialises with every other one of its context, which most programs know as stream 0.
+pub const LEGACY_STREAM: RawStream = ptr::without_provenance_mut(1);
+/// The stream that each thread has of its own.
+pub const PER_THREAD_STREAM: RawStream = ptr::without_provenance_mut(2);
+
+pub(super) const SUCCESS: Code = 0;
+const OUT_OF_MEMORY: Code = 2;
+pub(super) const NOT_READY: Code = 600;
+const CAPTURE: std::ops::RangeInclusive<Code> = 900..=909;
+
+pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
+pub(super) const EVENT_BLOCKING_SYNC: c_uint = 1;
+pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
+pub(super) const EVENT_INTERPROCESS: c_uint = 4;
+pub(super) const EVENT_RECORD_EXTERNAL: c_uint = 1;
+pub(super) const WRITE_VALUE_DEFAULT: c_uint = 0;
+pub(super) const WAIT_VALUE_GEQ: c_uint = 0;
+pub(super) const HOST_ALLOC_PORTABLE: c_uint = 1;
+pub(super) const HOST_ALLOC_DEVICEMAP: c_uint = 2;
+pub(super) const CAPTURE_MODE_RELAXED: c_int = 2;
+pub(super) const CAPTURE_STATUS_NONE: c_int = 0;
+
+/// A `CUipcEventHandle`: by value in the driver's interface, and 64 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawIpcHandle {
+    /// Opaque.
+    pub reserved: [u8; 64],
+}
+
+macro_rules! table {
+    ($($(#[$doc:meta])* $field:ident = $symbol:literal ($($argument:ty),*);)*) => {
+        /// The functions of CUDA's driver that this backend calls, under their own names and with their own meaning.
+        ///
+        /// For those who stand in front of the driver or in its place: a simulator, a tracer. See
+        /// [`open_with`](super::open_with).
+        #[expect(missing_debug_implementations, reason = "function pointers have nothing to show")]
+        #[derive(Clone, Copy)]
+        pub struct Api {
+            $($(#[$doc])* #[doc = concat!("`", $symbol, "`.")] pub $field: unsafe extern "system" fn($($argument),*) -> Code,)*
+        }
+
+        impl Api {
+            /// Fills the table from a library.
+            ///
+            /// # Safety
+            /// What `find` answers for a name is null, or CUDA's function of that name.
+            unsafe fn resolve(find: impl Fn(&str) -> *const c_void) -> Result<Self> {
+                Ok(Self {
+                    $($field: {
+                        let found = find($symbol);
+                        if found.is_null() {
+                            return Err(unavailable(concat!("CUDA's driver has no ", $symbol, ": it is too old")));
+                        }
+                        // SAFETY: not null, and by the caller's word this function, whose type CUDA's documentation
+                        // states.
+                        unsafe { std::mem::transmute::<*const c_void, unsafe extern "system" fn($($argument),*) -> Code>(found) }
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+table! {
+    init = "cuInit"(c_uint);
+    driver_get_version = "cuDriverGetVersion"(*mut c_int);
+    get_error_name = "cuGetErrorName"(Code, *mut *const c_char);
+    get_error_string = "cuGetErrorString"(Code, *mut *const c_char);
+    device_get_count = "cuDeviceGetCount"(*mut c_int);
+    device_get = "cuDeviceGet"(*mut c_int, c_int);
+    device_get_name = "cuDeviceGetName"(*mut c_char, c_int, c_int);
+    primary_ctx_retain = "cuDevicePrimaryCtxRetain"(*mut RawContext, c_int);
+    ctx_get_current = "cuCtxGetCurrent"(*mut RawContext);
+    ctx_push_current = "cuCtxPushCurrent_v2"(RawContext);
+    ctx_pop_current = "cuCtxPopCurrent_v2"(*mut RawContext);
+    thread_exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(*mut c_int);
+    stream_create = "cuStreamCreate"(*mut RawStream, c_uint);
+    stream_destroy = "cuStreamDestroy_v2"(RawStream);
+    stream_query = "cuStreamQuery"(RawStream);
+    stream_get_ctx = "cuStreamGetCtx"(RawStream, *mut RawContext);
+    stream_is_capturing = "cuStreamIsCapturing"(RawStream, *mut c_int);
+    stream_wait_event = "cuStreamWaitEvent"(RawStream, RawEvent, c_uint);
+    stream_write_value = "cuStreamWriteValue64_v2"(RawStream, DevicePointer, u64, c_uint);
+    stream_wait_value = "cuStreamWaitValue64_v2"(RawStream, DevicePointer, u64, c_uint);
+    event_create = "cuEventCreate"(*mut RawEvent, c_uint);
+    event_destroy = "cuEventDestroy_v2"(RawEvent);
+    event_record = "cuEventRecord"(RawEvent, RawStream);
+    event_record_with_flags = "cuEventRecordWithFlags"(RawEvent, RawStream, c_uint);
+    event_query = "cuEventQuery"(RawEvent);
+    event_elapsed_time = "cuEventElapsedTime"(*mut f32, RawEvent, RawEvent);
+    mem_host_alloc = "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
+    mem_host_get_device_pointer = "cuMemHostGetDevicePointer_v2"(*mut DevicePointer, *mut c_void, c_uint);
+    ipc_get_event_handle = "cuIpcGetEventHandle"(*mut RawIpcHandle, RawEvent);
+    ipc_open_event_handle = "cuIpcOpenEventHandle"(*mut RawEvent, RawIpcHandle);
+}
+
+fn unavailable(text: impl Into<String>) -> Error {
+    Error::with_text(ErrorKind::Unavailable, text)
+}
+
+impl Api {
+    /// The system's driver, loaded and initialised by the first call; or why there is none.
+    pub(super) fn of_system() -> Result<&'static Self> {
+        static API: OnceLock<Result<Api>> = OnceLock::new();
+        API.get_or_init(Self::load).as_ref().map_err(Clone::clone)
+    }
+
+    fn load() -> Result<Self> {
+        use cudarc::driver::sys;
+
+        // SAFETY: this loads the library and lets it go again. Its initialisers are CUDA's own.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(unavailable(
+                "CUDA's driver is not installed: looked for libcuda.so, nvcuda.dll and their like",
+            ));
+        }
+        // SAFETY: it is there, so this does not panic.
+        let library = unsafe { sys::culib() };
+        let find = |name: &str| {
+            // SAFETY: as the pointer that it is, a symbol of any type may be taken.
+            let symbol = unsafe { library.get::<*const c_void>(name.as_bytes()) };
+            symbol.map_or(ptr::null(), |symbol| *symbol)
+        };
+        // SAFETY: CUDA's library has CUDA's functions under these names.
+        let api = unsafe { Self::resolve(find) }?;
+        api.start()?;
+        Ok(api)
+    }
+
+    /// Initialises the driver. Once more does nothing.
+    pub(super) fn start(&self) -> Result<()> {
+        // SAFETY: no preconditions.
+        match unsafe { (self.init)(0) } {
+            SUCCESS => Ok(()),
+            code => Err(unavailable(format!("CUDA's driver is here and does not start: {}", self.say("cuInit", code)))),
+        }
+    }
+
+    /// What an answer means, in the driver's words.
+    pub(super) fn say(&self, call: &str, code: Code) -> String {
+        let text = |get: unsafe extern "system" fn(Code, *mut *const c_char) -> Code| {
+            let mut text = ptr::null();
+            // SAFETY: the call writes to `text` alone.
+            if unsafe { get(code, &mut text) } != SUCCESS || text.is_null() {
+                return None;
+            }
+            // SAFETY: the driver's texts end in a zero, and are there for good.
+            unsafe { CStr::from_ptr(text) }.to_str().ok()
+        };
+        let name = text(self.get_error_name).unwrap_or("an unknown error");
+        match text(self.get_error_string) {
+            Some(words) => format!("{call}: {name} ({code}), {words}"),
+            None => format!("{call}: {name} ({code})"),
+        }
+    }
+
+    /// The error that an answer is.
+    #[cold]
+    pub(super) fn error(&self, call: &str, code: Code) -> Error {
+        let text = self.say(call, code);
+        if is_fault(code) {
+            let text = format!("{text}; this process can't use the GPU any more, a new one may");
+            return Error::with_text(ErrorKind::DeviceLost, text);
+        }
+        let kind = match code {
+            OUT_OF_MEMORY => ErrorKind::Resources,
+            code if CAPTURE.contains(&code) => ErrorKind::Capturing,
+            _ => ErrorKind::Driver,
+        };
+        Error::with_text(kind, text)
+    }
+
+    /// `Ok` for zero.
+    #[inline]
+    pub(super) fn check(&self, call: &str, code: Code) -> Result<()> {
+        if code == SUCCESS { Ok(()) } else { Err(self.error(call, code)) }
+    }
+}
+
+/// Whether a code says that the whole context is beyond repair, whichever call it comes from.
+pub(super) fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        4 // DEINITIALIZED
+        | 214 // ECC_UNCORRECTABLE
+        | 220 // NVLINK_UNCORRECTABLE
+        | 700 // ILLEGAL_ADDRESS
+        | 702 // LAUNCH_TIMEOUT
+        | 709 // CONTEXT_IS_DESTROYED
+        | 710 // ASSERT
+        | 714..=719 // HARDWARE_STACK_ERROR to LAUNCH_FAILED
+        | 721 // CONTAINED
+        | 999 // UNKNOWN
+    )
+}
+
+/// Whether a code says that a call is not allowed because somebody captures, and nothing about the work.
+pub(super) fn is_capture(code: Code) -> bool {
+    CAPTURE.contains(&code)
+}

@@ -1,0 +1,437 @@
+//! A GPU as this process sees it: its primary context, and what all devices opened on it share.
+
+use super::{
+    clock::GpuClock,
+    driver::{
+        Api, CAPTURE_MODE_RELAXED, DevicePointer, EVENT_BLOCKING_SYNC, EVENT_DISABLE_TIMING, HOST_ALLOC_DEVICEMAP,
+        HOST_ALLOC_PORTABLE, RawContext, RawEvent, RawStream, STREAM_NON_BLOCKING, SUCCESS, WAIT_VALUE_GEQ,
+        WRITE_VALUE_DEFAULT,
+    },
+    pump::Pump,
+    queue::Queue,
+};
+use crate::{
+    backend::Lane,
+    error::{Error, ErrorKind, Result},
+    primitive::lock,
+    timeline::relay,
+};
+use std::{
+    any::Any,
+    ffi::{c_char, c_int, c_void},
+    fmt, ptr,
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// More gated streams than this are not tried. The driver has at most 32 connections, or, with newer ones, 128.
+const MOST_GATES: u32 = 128;
+
+/// How long a stream that nothing holds back may take to write a word before it counts as held up. It takes 7 µs.
+const PROBE: Duration = Duration::from_millis(10);
+
+/// A GPU's primary context and what hangs on it. There is one for each GPU of the process, and it is never freed: making
+/// a context takes a tenth of a second, and at the end of a process others may still be using it.
+pub(super) struct Gpu {
+    pub(super) api: &'static Api,
+    pub(super) context: RawContext,
+    pub(super) name: String,
+    pub(super) pump: Pump,
+    pub(super) clock: GpuClock,
+    /// Gated streams with which others were seen to go on.
+    pub(super) gates: u32,
+    slots: Mutex<Slots>,
+    /// Events that nobody uses, untimed and timed.
+    spare: [Mutex<Vec<Handle>>; 2],
+    /// Every lane with a driver half here, to be told of a fault.
+    lanes: Mutex<Vec<Weak<Lane<Queue>>>>,
+    fault: OnceLock<Error>,
+    retired: Mutex<Vec<Retired>>,
+}
+
+/// A driver's object. They belong to no thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Handle(pub(super) *mut c_void);
+
+// SAFETY: the driver's handles may be used from any thread; its calls lock what they touch.
+unsafe impl Send for Handle {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Handle {}
+
+// SAFETY: the context is a handle of the driver's, and may be used from any thread. The rest is `Send` by itself.
+unsafe impl Send for Gpu {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Gpu {}
+
+/// What a stream leaves behind.
+#[derive(Debug, Default)]
+pub(super) struct Retired {
+    pub(super) stream: Option<Handle>,
+    pub(super) events: Vec<Handle>,
+    /// A word, and the value that the GPU will have written to it last.
+    pub(super) word: Option<(Slot, u64)>,
+}
+
+/// A word that host and GPU share, in a cache line of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    word: *const AtomicU64,
+    pub(super) pointer: DevicePointer,
+}
+
+// SAFETY: pinned memory is never given back, and what is in it is only reached through the atomic.
+unsafe impl Send for Slot {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    #[inline]
+    pub(super) fn word(&self) -> &AtomicU64 {
+        // SAFETY: aligned, initialised, and there for as long as the process.
+        unsafe { &*self.word }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    free: Vec<Slot>,
+    /// Words that the GPU will write to yet, and what it will have written last.
+    limbo: Vec<(Slot, u64)>,
+}
+
+/// The calling thread has the context, and its calls disturb nobody's capture, until this goes.
+pub(super) struct Entered<'a> {
+    gpu: &'a Gpu,
+    pushed: bool,
+    mode: c_int,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut context = ptr::null_mut();
+        if self.pushed {
+            // SAFETY: pops what `enter` pushed; the call writes to `context` alone.
+            unsafe { (self.gpu.api.ctx_pop_current)(&mut context) };
+        }
+        // SAFETY: gives the thread back the mode that it had.
+        unsafe { (self.gpu.api.thread_exchange_capture_mode)(&mut self.mode) };
+    }
+}
+
+impl Gpu {
+    /// The GPU with this number, as this driver counts them.
+    pub(super) fn get(api: &'static Api, ordinal: u32) -> Result<&'static Self> {
+        static KNOWN: Mutex<Vec<(usize, u32, &'static Gpu)>> = Mutex::new(Vec::new());
+        let driver = ptr::from_ref(api).addr();
+        // Held while the context is made: two threads must not make two.
+        let mut known = lock(&KNOWN);
+        if let Some((_, _, gpu)) = known.iter().find(|(its, number, _)| (*its, *number) == (driver, ordinal)) {
+            return Ok(gpu);
+        }
+        let gpu: &'static Self = Box::leak(Box::new(Self::new(api, ordinal)?));
+        known.push((driver, ordinal, gpu));
+        Ok(gpu)
+    }
+
+    /// How many there are.
+    pub(super) fn count(api: &Api) -> Result<u32> {
+        let mut count = 0;
+        // SAFETY: the call writes to `count` alone.
+        api.check("cuDeviceGetCount", unsafe { (api.device_get_count)(&mut count) })?;
+        Ok(count.max(0).unsigned_abs())
+    }
+
+    fn new(api: &'static Api, ordinal: u32) -> Result<Self> {
+        let count = Self::count(api)?;
+        if ordinal >= count {
+            let text = match count {
+                0 => "CUDA finds no GPU here".to_owned(),
+                count => format!("there is no GPU number {ordinal} here; CUDA finds {count}"),
+            };
+            return Err(Error::with_text(ErrorKind::Unavailable, text));
+        }
+        let mut device = 0;
+        // SAFETY: the call writes to `device` alone.
+        api.check("cuDeviceGet", unsafe { (api.device_get)(&mut device, ordinal.cast_signed()) })?;
+        let mut name = [0_u8; 256];
+        // SAFETY: the call writes at most that many bytes, a zero last.
+        api.check("cuDeviceGetName", unsafe {
+            (api.device_get_name)(name.as_mut_ptr().cast::<c_char>(), 256, device)
+        })?;
+        let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        let mut context = ptr::null_mut();
+        // SAFETY: the call writes to `context` alone. Kept to the end of the process.
+        api.check("cuDevicePrimaryCtxRetain", unsafe { (api.primary_ctx_retain)(&mut context, device) })?;
+        let mut gpu = Self {
+            api,
+            context,
+            name: String::from_utf8_lossy(&name[..length]).into_owned(),
+            pump: Pump::new(),
+            clock: GpuClock::new(),
+            gates: 0,
+            slots: Mutex::default(),
+            spare: [Mutex::default(), Mutex::default()],
+            lanes: Mutex::default(),
+            fault: OnceLock::new(),
+            retired: Mutex::default(),
+        };
+        gpu.clock.start(&gpu)?;
+        gpu.gates = gpu.probe_gates()?;
+        Ok(gpu)
+    }
+
+    /// Makes the context current and the thread harmless to captures, for calls that make things or ask about them.
+    /// Recording and waiting need neither: they go by their handles.
+    pub(super) fn enter(&self) -> Result<Entered<'_>> {
+        let mut entered = Entered { gpu: self, pushed: false, mode: CAPTURE_MODE_RELAXED };
+        let mut current = ptr::null_mut();
+        // SAFETY: the call writes to `current` alone.
+        let code = unsafe { (self.api.ctx_get_current)(&mut current) };
+        // SAFETY: the call exchanges the calling thread's mode, which `Entered` gives back.
+        unsafe { (self.api.thread_exchange_capture_mode)(&mut entered.mode) };
+        self.api.check("cuCtxGetCurrent", code)?;
+        if current != self.context {
+            // SAFETY: the context is retained; `Entered` pops it.
+            self.api.check("cuCtxPushCurrent", unsafe { (self.api.ctx_push_current)(self.context) })?;
+            entered.pushed = true;
+        }
+        Ok(entered)
+    }
+
+    /// Asks, without disturbing anybody's capture.
+    #[inline]
+    pub(super) fn quietly<T>(&self, ask: impl FnOnce() -> T) -> T {
+        let mut mode = CAPTURE_MODE_RELAXED;
+        // SAFETY: the call exchanges the calling thread's mode.
+        unsafe { (self.api.thread_exchange_capture_mode)(&mut mode) };
+        let answer = ask();
+        // SAFETY: gives it back.
+        unsafe { (self.api.thread_exchange_capture_mode)(&mut mode) };
+        answer
+    }
+
+    pub(super) fn new_stream(&self) -> Result<Handle> {
+        let _entered = self.enter()?;
+        let mut stream = ptr::null_mut();
+        // SAFETY: the call writes to `stream` alone.
+        self.api.check("cuStreamCreate", unsafe { (self.api.stream_create)(&mut stream, STREAM_NON_BLOCKING) })?;
+        Ok(Handle(stream))
+    }
+
+    /// An event to record, timed or not. Untimed ones can be slept for, which costs nothing where nobody does.
+    #[inline]
+    pub(super) fn event(&self, timed: bool) -> Result<Handle> {
+        match lock(&self.spare[usize::from(timed)]).pop() {
+            Some(event) => Ok(event),
+            None => self.new_event(if timed { 0 } else { EVENT_DISABLE_TIMING | EVENT_BLOCKING_SYNC }),
+        }
+    }
+
+    #[cold]
+    pub(super) fn new_event(&self, flags: u32) -> Result<Handle> {
+        let _entered = self.enter()?;
+        let mut event: RawEvent = ptr::null_mut();
+        // SAFETY: the call writes to `event` alone.
+        self.api.check("cuEventCreate", unsafe { (self.api.event_create)(&mut event, flags) })?;
+        Ok(Handle(event))
+    }
+
+    pub(super) fn give_back(&self, timed: bool, event: Handle) {
+        lock(&self.spare[usize::from(timed)]).push(event);
+    }
+
+    /// A word, and the value that it has.
+    pub(super) fn slot(&self) -> Result<(Slot, u64)> {
+        let mut slots = lock(&self.slots);
+        if slots.free.is_empty() {
+            let (settled, limbo): (Vec<_>, Vec<_>) = std::mem::take(&mut slots.limbo)
+                .into_iter()
+                // Acquire: the GPU, or whoever opened the gate, is through with it.
+                .partition(|(slot, last)| slot.word().load(Ordering::Acquire) >= *last);
+            slots.limbo = limbo;
+            slots.free.extend(settled.into_iter().map(|(slot, _)| slot));
+        }
+        if slots.free.is_empty() {
+            slots.free = self.new_slots()?;
+        }
+        let Some(slot) = slots.free.pop() else { unreachable!("just filled") };
+        // Acquire: as above.
+        Ok((slot, slot.word().load(Ordering::Acquire)))
+    }
+
+    fn new_slots(&self) -> Result<Vec<Slot>> {
+        const LINE: usize = 64;
+        const COUNT: usize = 256;
+        let _entered = self.enter()?;
+        let mut memory = ptr::null_mut();
+        let flags = HOST_ALLOC_PORTABLE | HOST_ALLOC_DEVICEMAP;
+        // SAFETY: the call writes to `memory` alone.
+        let code = unsafe { (self.api.mem_host_alloc)(&mut memory, LINE * COUNT, flags) };
+        self.api.check("cuMemHostAlloc", code)?;
+        // SAFETY: that much memory is there, and nobody knows of it yet.
+        unsafe { ptr::write_bytes(memory.cast::<u8>(), 0, LINE * COUNT) };
+        let mut pointer = 0;
+        // SAFETY: the memory was allocated to be mapped; the call writes to `pointer` alone.
+        let code = unsafe { (self.api.mem_host_get_device_pointer)(&mut pointer, memory, 0) };
+        self.api.check("cuMemHostGetDevicePointer", code)?;
+        let slot = |index: usize| Slot {
+            word: memory.wrapping_byte_add(index * LINE).cast_const().cast(),
+            pointer: pointer + (index * LINE) as u64,
+        };
+        Ok((0..COUNT).map(slot).collect())
+    }
+
+    /// Gives a word back that nobody writes to any more.
+    pub(super) fn free_slot(&self, slot: Slot) {
+        lock(&self.slots).free.push(slot);
+    }
+
+    /// Lets a lane be told when the context breaks.
+    pub(super) fn admit(&self, lane: &Arc<Lane<Queue>>) {
+        {
+            let mut lanes = lock(&self.lanes);
+            if lanes.len() == lanes.capacity() {
+                lanes.retain(|lane| lane.strong_count() > 0);
+            }
+            lanes.push(Arc::downgrade(lane));
+        }
+        // Broken meanwhile: whoever broke it has looked at the list before we were on it, or finds us.
+        if let Some(error) = self.fault.get() {
+            lane.fail(1, error.clone());
+        }
+    }
+
+    /// Why the context is broken, if it is.
+    pub(super) fn broken(&self) -> Option<&Error> {
+        self.fault.get()
+    }
+
+    /// The context is broken: every stream of it has failed, and everyone who waits for one of them is told. With no lock
+    /// held; who holds a submit lock leaves it to the pump.
+    #[cold]
+    pub(super) fn fail(&self, error: Error) {
+        // The first fault is the one that is told.
+        let error = self.fault.get_or_init(|| error).clone();
+        let lanes: Vec<_> = lock(&self.lanes).iter().filter_map(Weak::upgrade).collect();
+        // What did complete stays complete, as far as anybody can know it. Then all marks, then all releases: also of
+        // those whom another GPU holds back for a word of ours, which this one will not write any more (R26).
+        lanes.iter().for_each(|lane| lane.backend().collect_word());
+        relay::batch(
+            || lanes.iter().for_each(|lane| lane.fail(lane.completed() + 1, error.clone())),
+            || lanes.iter().for_each(|lane| lane.backend().let_go()),
+        );
+    }
+
+    /// Takes what a stream leaves behind. The driver isn't called here: this comes from a `Drop`.
+    pub(super) fn retire(&self, retired: Retired) {
+        lock(&self.retired).push(retired);
+    }
+
+    /// Gives the driver back what was left behind. It defers what the GPU still uses itself.
+    pub(super) fn bury(&self) {
+        let retired = std::mem::take(&mut *lock(&self.retired));
+        if retired.is_empty() {
+            return;
+        }
+        if self.fault.get().is_some() {
+            // Nothing can be given back to a broken context.
+            return;
+        }
+        let Ok(_entered) = self.enter() else { return };
+        for retired in retired {
+            if let Some((slot, last)) = retired.word {
+                lock(&self.slots).limbo.push((slot, last));
+            }
+            for event in retired.events {
+                // SAFETY: the stream that used it has gone, and with it everyone who could ask for it.
+                unsafe { (self.api.event_destroy)(event.0) };
+            }
+            if let Some(stream) = retired.stream {
+                // SAFETY: it was ours, and nobody has it any more.
+                unsafe { (self.api.stream_destroy)(stream.0) };
+            }
+        }
+    }
+
+    /// Tries how many streams can wait for the host while another still goes on. They share the few connections that the
+    /// driver has to the GPU (`CUDA_DEVICE_MAX_CONNECTIONS`, 8 unless told otherwise), and one that waits holds its
+    /// connection.
+    fn probe_gates(&self) -> Result<u32> {
+        let (gate, closed) = self.slot()?;
+        let (word, base) = self.slot()?;
+        let mut streams = Vec::new();
+        let mut passed = 0;
+        let mut written = base;
+        let outcome = (|| {
+            let mut probe = self.new_stream()?;
+            while passed < MOST_GATES {
+                streams.push(probe);
+                // SAFETY: the stream is ours, the word is pinned and aligned.
+                let code = unsafe { (self.api.stream_wait_value)(probe.0, gate.pointer, closed + 1, WAIT_VALUE_GEQ) };
+                self.api.check("cuStreamWaitValue64", code)?;
+                probe = self.new_stream()?;
+                written += 1;
+                // SAFETY: as above.
+                let code =
+                    unsafe { (self.api.stream_write_value)(probe.0, word.pointer, written, WRITE_VALUE_DEFAULT) };
+                if let Err(error) = self.api.check("cuStreamWriteValue64", code) {
+                    streams.push(probe);
+                    return Err(error);
+                }
+                let asked = Instant::now();
+                // Acquire: pairs with the GPU's write.
+                while word.word().load(Ordering::Acquire) < written {
+                    if asked.elapsed() > PROBE {
+                        streams.push(probe);
+                        return Ok(passed);
+                    }
+                    std::hint::spin_loop();
+                }
+                passed += 1;
+            }
+            streams.push(probe);
+            Ok(passed)
+        })();
+        // Release: the streams go on.
+        gate.word().store(closed + 1, Ordering::Release);
+        self.free_slot(gate);
+        self.retire(Retired { word: Some((word, written)), ..Retired::default() });
+        for stream in streams {
+            self.retire(Retired { stream: Some(stream), ..Retired::default() });
+        }
+        self.bury();
+        outcome
+    }
+
+    /// The context that a stream is of.
+    pub(super) fn context_of(&self, stream: RawStream) -> Result<RawContext> {
+        let _entered = self.enter()?;
+        let mut context = ptr::null_mut();
+        // SAFETY: the caller says that the stream is one; the call writes to `context` alone.
+        self.api.check("cuStreamGetCtx", unsafe { (self.api.stream_get_ctx)(stream, &mut context) })?;
+        Ok(context)
+    }
+
+    /// What an event says: complete or not.
+    #[inline]
+    pub(super) fn is_done(&self, event: Handle) -> Result<bool, u32> {
+        // SAFETY: events are destroyed only once nobody can ask for them.
+        match self.quietly(|| unsafe { (self.api.event_query)(event.0) }) {
+            SUCCESS => Ok(true),
+            super::driver::NOT_READY => Ok(false),
+            code => Err(code),
+        }
+    }
+}
+
+/// What keeps a foreign object alive.
+pub(super) type KeepAlive = Arc<dyn Any + Send + Sync>;
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu").field("name", &self.name).field("broken", &self.fault.get()).finish_non_exhaustive()
+    }
+}
