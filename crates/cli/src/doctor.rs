@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use console::{Style, style};
+#[cfg(feature = "cuda")]
+use gpu_events::Signal;
 use gpu_events::{Device, DeviceInfo};
+#[cfg(feature = "cuda")]
+use gpu_events_conformance::CudaSubject;
 use gpu_events_conformance::{
     CaseReport, CpuSubject, Filter, Outcome, Report, Subject, cases, run as run_suite,
 };
@@ -67,18 +71,28 @@ fn subjects(device: Option<&str>) -> anyhow::Result<Vec<Arc<dyn Subject>>> {
     match device {
         Some(name) => {
             let device = Device::open(name).with_context(|| name.to_owned())?;
-            Ok(vec![subject(device.info())?])
+            subjects_of(device.info())
         }
-        None => Device::list().iter().map(subject).collect(),
+        None => {
+            let subjects = Device::list().iter().map(subjects_of).collect::<anyhow::Result<Vec<_>>>()?;
+            Ok(subjects.into_iter().flatten().collect())
+        }
     }
 }
 
-/// The place where another backend's subject joins.
-fn subject(device: &DeviceInfo) -> anyhow::Result<Arc<dyn Subject>> {
+/// The place where another backend's subjects join.
+fn subjects_of(device: &DeviceInfo) -> anyhow::Result<Vec<Arc<dyn Subject>>> {
     match device.backend {
-        "cpu" => Ok(Arc::new(CpuSubject::new(&device.name))),
+        "cpu" => Ok(vec![Arc::new(CpuSubject::new(&device.name))]),
         #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
-        "metal" => Ok(Arc::new(gpu_events_conformance::MetalSubject::new(&device.name))),
+        "metal" => Ok(vec![Arc::new(gpu_events_conformance::MetalSubject::new(&device.name))]),
+        #[cfg(feature = "cuda")]
+        "cuda" => {
+            let number = device.name.trim_start_matches("cuda:").parse()?;
+            Ok([Signal::Cheap, Signal::Prompt]
+                .map(|signal| Arc::new(CudaSubject::new(number, signal)) as Arc<dyn Subject>)
+                .into())
+        }
         backend => bail!("{}: the suite does not know {backend} devices yet", device.name),
     }
 }

@@ -1,5 +1,5 @@
-//! Runs the suite on the CPU or on the simulated device and prints what comes of it:
-//! `cargo run -p gpu-events-conformance --example run -- [cpu|toy] [PATTERN]`.
+//! Runs the suite on the CPU, on the simulated device or on CUDA's fake driver, and prints what comes of it:
+//! `cargo run -p gpu-events-conformance --example run -- [cpu|toy|cuda-cheap|cuda-prompt] [PATTERN]`.
 
 use gpu_events_conformance::{CpuSubject, Filter, Subject, run, toy::ToySubject};
 use std::{process::ExitCode, sync::Arc};
@@ -7,8 +7,14 @@ use std::{process::ExitCode, sync::Arc};
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let device = arguments.next().unwrap_or_else(|| "cpu".to_owned());
-    let subject: Arc<dyn Subject> =
-        if device == "toy" { Arc::new(ToySubject::new()) } else { Arc::new(CpuSubject::new(device)) };
+    let subject: Arc<dyn Subject> = match device.as_str() {
+        "toy" => Arc::new(ToySubject::new()),
+        #[cfg(feature = "cuda")]
+        "cuda-cheap" => Arc::new(gpu_events_conformance::CudaSubject::fake(0, gpu_events::Signal::Cheap)),
+        #[cfg(feature = "cuda")]
+        "cuda-prompt" => Arc::new(gpu_events_conformance::CudaSubject::fake(0, gpu_events::Signal::Prompt)),
+        _ => Arc::new(CpuSubject::new(device)),
+    };
     let filter = arguments.next().map_or_else(Filter::all, Filter::new);
     let report = run(&subject, &filter, &mut |case| {
         let reason = case.reason.as_deref().unwrap_or_default();

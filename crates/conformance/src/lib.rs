@@ -33,6 +33,8 @@
 mod cases;
 mod context;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(unix)]
 mod fork;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
@@ -45,6 +47,8 @@ mod verdict;
 pub use cases::{Case, Group, cases};
 pub use context::{Context, Hold, Task};
 pub use cpu::CpuSubject;
+#[cfg(feature = "cuda")]
+pub use cuda::CudaSubject;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
 pub use metal::MetalSubject;
 pub use runner::{CaseReport, Filter, Outcome, Report, run, run_cases};

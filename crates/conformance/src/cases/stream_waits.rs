@@ -6,7 +6,7 @@ use crate::{
     context::send,
     verdict::{ensure, equal},
 };
-use gpu_events::{Device, Event, Status, Stream, StreamWait};
+use gpu_events::{Device, Event, Gates, Status, Stream, StreamWait};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -203,31 +203,32 @@ fn a_hundred_streams_wait_for_one_event(ctx: &Context) -> Verdict {
 }
 
 fn ping_pong_of_two_streams(ctx: &Context) -> Verdict {
-    const ROUNDS: usize = 1_000;
     let device = ctx.device()?;
+    // Half of them on either stream, all held.
+    let rounds = device.capabilities().queue_depth.map_or(1_000, |depth| (2 * depth).min(1_000) as usize);
     let players: [Stream; 2] = streams(&device)?;
-    let cells = ctx.cells(&device, ROUNDS + 1)?;
-    // One event each, recorded 500 times over while the other side's waits for it are outstanding.
+    let cells = ctx.cells(&device, rounds + 1)?;
+    // One event each, recorded hundreds of times over while the other side's waits for it are outstanding.
     let events = [device.pool().acquire(), device.pool().acquire()];
     let hold = ctx.hold(&players[0])?;
     cells.write(&players[0], 0, 27)?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let me = round % 2;
         if round > 0 {
             players[me].wait(&events[1 - me])?;
         }
         cells.copy(&players[me], round, round + 1)?;
         events[me].record(&players[me])?;
-        if round == ROUNDS / 2 {
+        if round == rounds / 2 {
             ctx.pending(&events[me])?;
         }
     }
-    let last = &events[(ROUNDS - 1) % 2];
+    let last = &events[(rounds - 1) % 2];
     ctx.pending(last)?;
     hold.release();
     ctx.settle(last)?;
     // The value is passed on by one copy a round: it arrives only if no round overtook another.
-    let lost = (0..=ROUNDS).find(|&cell| cells.read(cell) != 27);
+    let lost = (0..=rounds).find(|&cell| cells.read(cell) != 27);
     equal("the first round that lost the ball", lost, None)
 }
 
@@ -389,11 +390,15 @@ fn a_wait_never_blocks_the_host(ctx: &Context) -> Verdict {
 }
 
 fn gated_streams_leave_others_running(ctx: &Context) -> Verdict {
-    const GATED: usize = 64;
     let device = ctx.device()?;
-    let cells = ctx.cells(&device, GATED + 1)?;
+    // As many as the device says that it can do.
+    let most = match device.capabilities().gates {
+        Gates::Driver { limit } => limit.min(64) as usize,
+        _ => 64,
+    };
+    let cells = ctx.cells(&device, most + 1)?;
     let mut gated = Vec::new();
-    for cell in 0..GATED {
+    for cell in 0..most {
         let stream = device.create_stream()?;
         let hold = ctx.hold(&stream)?;
         cells.write(&stream, cell, 1)?;
@@ -404,12 +409,12 @@ fn gated_streams_leave_others_running(ctx: &Context) -> Verdict {
     }
     let free = device.create_stream()?;
     for round in 1..=10 {
-        cells.write(&free, GATED, round)?;
+        cells.write(&free, most, round)?;
         let event = free.record()?;
         ctx.settle(&event)?;
-        equal("the work of the stream that nothing holds", cells.read(GATED), round)?;
+        equal("the work of the stream that nothing holds", cells.read(most), round)?;
     }
-    equal("gated streams that ran", (0..GATED).filter(|&cell| cells.read(cell) != 0).count(), 0)?;
+    equal("gated streams that ran", (0..most).filter(|&cell| cells.read(cell) != 0).count(), 0)?;
     for (hold, event) in gated {
         ctx.pending(&event)?;
         hold.release();

@@ -43,3 +43,19 @@ fn the_cpu_passes() {
 fn the_simulated_device_passes() {
     check(ToySubject::new(), &NOT_ON_THE_TOY);
 }
+
+/// What takes a fault that ends one stream alone, work that panics, or work that waits for the host.
+#[cfg(feature = "cuda")]
+const NOT_ON_CUDA: [u16; 6] = [66, 70, 73, 75, 86, 115];
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_on_a_fake_driver_passes_cheap() {
+    check(gpu_events_conformance::CudaSubject::fake(0, gpu_events::Signal::Cheap), &NOT_ON_CUDA);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_on_a_fake_driver_passes_prompt() {
+    check(gpu_events_conformance::CudaSubject::fake(0, gpu_events::Signal::Prompt), &NOT_ON_CUDA);
+}

@@ -32,10 +32,10 @@ use std::{
     },
 };
 
-/// How many incomplete recordings a stream takes whose recording puts something into the GPU's queue: prompt and timed
-/// ones. The driver's queue takes a little over a thousand entries, and then blocks whoever calls; work of the user's takes
-/// places as well, and nobody counts that.
-pub(super) const QUEUE_DEPTH: u64 = 384;
+/// How many incomplete recordings a stream takes. The driver's queue takes some 1,020 entries, and then blocks whoever
+/// calls. A prompt recording makes one, a timed and prompt one two, and so do gates, waits and launches of the user's, which
+/// nobody counts: this leaves room for three of them for each recording.
+pub(super) const QUEUE_DEPTH: u64 = 256;
 
 /// The driver half of a stream.
 // What recording and asking touch comes first.
@@ -50,7 +50,7 @@ pub(super) struct Queue {
     seen: AtomicU64,
     /// Timed recordings whose time was not read yet.
     unread: AtomicUsize,
-    /// The user's bound on recordings, or none.
+    /// How many incomplete recordings it takes.
     depth: u64,
     lane: Weak<Lane<Self>>,
     watch: Mutex<Watch>,
@@ -119,7 +119,7 @@ impl Queue {
                 Carrier::Word { slot, base, recorded: AtomicU64::new(0), minded: AtomicBool::new(false) }
             }
         };
-        let depth = seed.options().requested_depth().unwrap_or(u64::MAX);
+        let depth = seed.options().requested_depth().unwrap_or(QUEUE_DEPTH).min(QUEUE_DEPTH);
         let (raw, keep_alive) = match adopted {
             None => (gpu.new_stream()?, None),
             Some((raw, keep_alive)) => (Handle(raw), Some(keep_alive)),
@@ -231,9 +231,8 @@ impl Queue {
 
     /// The position that makes room, if there is none.
     #[inline]
-    fn room(&self, position: u64, timed: bool) -> Option<Room> {
-        let pushes = timed || matches!(self.carrier, Carrier::Word { .. });
-        let depth = if pushes { self.depth.min(QUEUE_DEPTH) } else { self.depth };
+    fn room(&self, position: u64) -> Option<Room> {
+        let depth = self.depth;
         // Relaxed: an old value only asks again.
         if position.saturating_sub(self.seen.load(Ordering::Relaxed)) <= depth {
             return None;
@@ -450,7 +449,7 @@ impl BackendStream for Queue {
     #[inline]
     fn signal(&self, position: u64, timed: bool) -> Result<Signaled> {
         self.check_capture()?;
-        if let Some(room) = self.room(position, timed) {
+        if let Some(room) = self.room(position) {
             return Ok(Signaled::Full(room));
         }
         let stamp = if timed { Some(self.record_stamp(position)?) } else { None };
