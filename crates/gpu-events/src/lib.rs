@@ -80,10 +80,10 @@ mod work;
 
 #[cfg(feature = "cpu")]
 pub use backend::cpu;
-#[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
-pub use backend::metal;
 #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
 pub use backend::cuda;
+#[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
+pub use backend::metal;
 pub use callback::Callback;
 pub use device::{BackendListing, Capabilities, Device, DeviceId, DeviceInfo, Gates};
 pub use error::{Error, ErrorKind, Result};

@@ -258,11 +258,10 @@ impl Machine {
                     }
                     true
                 }
-                Op::WaitEvent { event, recording } => {
-                    self.events.get(&event).is_none_or(|event| {
-                        event.reached >= recording || self.faults.contains_key(&event.gpu)
-                    })
-                }
+                Op::WaitEvent { event, recording } => self
+                    .events
+                    .get(&event)
+                    .is_none_or(|event| event.reached >= recording || self.faults.contains_key(&event.gpu)),
                 Op::Write { word: at, value } => {
                     // Release: what the stream wrote before is there for whoever reads this.
                     word(at).store(value, Ordering::Release);

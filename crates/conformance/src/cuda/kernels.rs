@@ -26,7 +26,12 @@ pub struct Kernels {
     until: sys::CUfunction,
     trap: sys::CUfunction,
     illegal: sys::CUfunction,
+    /// Pinned memory to give out, since to allocate some waits for what is on the GPU.
+    arena: Mutex<(*mut u64, usize)>,
 }
+
+/// What a process of tests needs of it.
+const ARENA: usize = 8 << 20;
 
 // SAFETY: the driver's handles may be used from any thread.
 unsafe impl Send for Kernels {}
@@ -70,10 +75,13 @@ impl Kernels {
     fn load(device: &Device) -> Result<Self> {
         let context = cuda::raw_context(device)?;
         let _current = Self::enter(context)?;
-        let ptx = CString::new(PTX).map_err(|error| Error::with_text(ErrorKind::InvalidArgument, error.to_string()))?;
+        let ptx = CString::new(PTX)
+            .map_err(|error| Error::with_text(ErrorKind::InvalidArgument, error.to_string()))?;
         let mut module = ptr::null_mut();
         // SAFETY: a text that ends in a zero; the call writes to `module` alone.
-        check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, ptx.as_ptr().cast::<c_void>()) })?;
+        check("cuModuleLoadData", unsafe {
+            sys::cuModuleLoadData(&mut module, ptx.as_ptr().cast::<c_void>())
+        })?;
         let function = |name: &CStr| -> Result<sys::CUfunction> {
             let mut function = ptr::null_mut();
             // SAFETY: the module was loaded; the call writes to `function` alone.
@@ -89,6 +97,7 @@ impl Kernels {
             until: function(c"until")?,
             trap: function(c"trap")?,
             illegal: function(c"illegal")?,
+            arena: Mutex::new((Self::allocate()?, ARENA / 8)),
         };
         // Once each, since a kernel may be loaded only when it is first launched, which waits for everything on the GPU.
         let stream = kernels.make_stream()?;
@@ -109,7 +118,12 @@ impl Kernels {
         Ok(Current)
     }
 
-    fn launch(&self, function: sys::CUfunction, stream: RawStream, arguments: &mut [*mut c_void]) -> Result<()> {
+    fn launch(
+        &self,
+        function: sys::CUfunction,
+        stream: RawStream,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
         let _current = Self::enter(self.context)?;
         // SAFETY: one thread; the arguments are as many and as wide as the kernel's.
         check("cuLaunchKernel", unsafe {
@@ -129,18 +143,26 @@ impl Kernels {
         })
     }
 
+    fn allocate() -> Result<*mut u64> {
+        let mut memory = ptr::null_mut();
+        // SAFETY: the call writes to `memory` alone. Portable and mapped.
+        check("cuMemHostAlloc", unsafe { sys::cuMemHostAlloc(&mut memory, ARENA, 3) })?;
+        // SAFETY: that much is there, and nobody knows of it yet.
+        unsafe { ptr::write_bytes(memory.cast::<u8>(), 0, ARENA) };
+        Ok(memory.cast())
+    }
+
     /// Pinned memory, zeroed, never given back.
     ///
     /// # Errors
-    /// What the driver refused.
+    /// [`ErrorKind::Resources`] if there is no more of it.
     pub fn shared_memory(&self, size: usize) -> Result<*mut u64> {
-        let _current = Self::enter(self.context)?;
-        let mut memory = ptr::null_mut();
-        // SAFETY: the call writes to `memory` alone. Portable and mapped.
-        check("cuMemHostAlloc", unsafe { sys::cuMemHostAlloc(&mut memory, size, 3) })?;
-        // SAFETY: that much is there, and nobody knows of it yet.
-        unsafe { ptr::write_bytes(memory.cast::<u8>(), 0, size) };
-        Ok(memory.cast())
+        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = size.div_ceil(8);
+        let (next, left) = *arena;
+        let left = left.checked_sub(words).ok_or(ErrorKind::Resources)?;
+        *arena = (next.wrapping_add(words), left);
+        Ok(next)
     }
 
     /// A stream as another library would make it.

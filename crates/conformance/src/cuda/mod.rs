@@ -57,7 +57,11 @@ impl CudaSubject {
 
     fn open_number(&self, ordinal: u32) -> Result<Device> {
         match self.driver {
-            Driver::System => cuda::open(ordinal, self.signal),
+            Driver::System => {
+                // Loading them waits for what is on the GPU, which a case may hold back.
+                Kernels::of(ordinal)?;
+                cuda::open(ordinal, self.signal)
+            }
             // SAFETY: the fake driver's functions do what CUDA's do, as far as they are called.
             Driver::Fake => unsafe { cuda::open_with(fake::api(), ordinal, self.signal) },
         }
@@ -191,8 +195,7 @@ impl Subject for CudaSubject {
         let weak = Arc::downgrade(&keep_alive);
         // SAFETY: the stream is one, and never destroyed.
         let adopted = unsafe { cuda::adopt_stream(adopter, raw, keep_alive, &StreamOptions::new()) };
-        Ok(adopted
-            .map(|stream| Adopted { stream, is_alive: Box::new(move || weak.strong_count() > 0) }))
+        Ok(adopted.map(|stream| Adopted { stream, is_alive: Box::new(move || weak.strong_count() > 0) }))
     }
 
     fn value_gap(&self, _device: &Device) -> Verdict<u64> {

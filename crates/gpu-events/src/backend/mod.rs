@@ -91,7 +91,10 @@ impl StreamSeed<'_> {
     ///
     /// # Errors
     /// [`Closed`](crate::ErrorKind::Closed) if the device was closed meanwhile.
-    pub fn build_typed<B: BackendStream>(self, make: impl FnOnce(&Weak<Lane<B>>) -> B) -> Result<Arc<Lane<B>>> {
+    pub fn build_typed<B: BackendStream>(
+        self,
+        make: impl FnOnce(&Weak<Lane<B>>) -> B,
+    ) -> Result<Arc<Lane<B>>> {
         Lane::build_typed(self.device, self.options, Producer::Stream, make)
     }
 }

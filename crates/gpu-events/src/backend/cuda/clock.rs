@@ -79,7 +79,9 @@ pub(super) fn nanos(milliseconds: f32, step: Option<u64>) -> (i64, u64) {
     let magnitude = milliseconds.abs();
     let half_ulp = f64::from(magnitude.next_up() - magnitude) * 1e6 / 2.0;
     match step {
-        Some(step) if half_ulp < step as f64 * 0.49 => ((exact / step as f64).round() as i64 * step.cast_signed(), 0),
+        Some(step) if half_ulp < step as f64 * 0.49 => {
+            ((exact / step as f64).round() as i64 * step.cast_signed(), 0)
+        }
         _ => (exact.round() as i64, half_ulp.ceil() as u64),
     }
 }
@@ -124,7 +126,7 @@ impl GpuClock {
 
     /// Records the first reference, and finds the step.
     pub(super) fn start(&self, gpu: &Gpu) -> Result<()> {
-        let stream = gpu.new_stream()?;
+        let stream = gpu.stream()?;
         let reach = |event: Handle| -> Result<()> {
             // SAFETY: both are ours.
             let code = unsafe { (gpu.api.event_record)(event.0, stream.0) };
@@ -134,7 +136,12 @@ impl GpuClock {
                 match gpu.is_done(event) {
                     Ok(true) => return Ok(()),
                     Ok(false) if asked.elapsed() < PATIENCE => std::hint::spin_loop(),
-                    Ok(false) => return Err(Error::with_text(ErrorKind::Unavailable, "the GPU does not get to any work")),
+                    Ok(false) => {
+                        return Err(Error::with_text(
+                            ErrorKind::Unavailable,
+                            "the GPU does not get to any work",
+                        ));
+                    }
                     Err(code) => return Err(gpu.api.error("cuEventQuery", code)),
                 }
             }

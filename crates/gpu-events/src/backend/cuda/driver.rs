@@ -34,7 +34,6 @@ pub(super) const NOT_READY: Code = 600;
 const CAPTURE: std::ops::RangeInclusive<Code> = 900..=909;
 
 pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
-pub(super) const EVENT_BLOCKING_SYNC: c_uint = 1;
 pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
 pub(super) const EVENT_INTERPROCESS: c_uint = 4;
 pub(super) const EVENT_RECORD_EXTERNAL: c_uint = 1;
@@ -158,7 +157,10 @@ impl Api {
         // SAFETY: no preconditions.
         match unsafe { (self.init)(0) } {
             SUCCESS => Ok(()),
-            code => Err(unavailable(format!("CUDA's driver is here and does not start: {}", self.say("cuInit", code)))),
+            code => Err(unavailable(format!(
+                "CUDA's driver is here and does not start: {}",
+                self.say("cuInit", code)
+            ))),
         }
     }
 
@@ -214,7 +216,8 @@ pub(super) fn is_fault(code: Code) -> bool {
         | 702 // LAUNCH_TIMEOUT
         | 709 // CONTEXT_IS_DESTROYED
         | 710 // ASSERT
-        | 714..=719 // HARDWARE_STACK_ERROR to LAUNCH_FAILED
+        | 714
+            ..=719 // HARDWARE_STACK_ERROR to LAUNCH_FAILED
         | 721 // CONTAINED
         | 999 // UNKNOWN
     )

@@ -1,7 +1,10 @@
 //! Events that the driver knows and this crate did not record: other libraries', other processes', and those in graphs.
 
 use super::{
-    driver::{EVENT_DISABLE_TIMING, EVENT_INTERPROCESS, EVENT_RECORD_EXTERNAL, RawEvent, RawIpcHandle, is_capture, is_fault},
+    driver::{
+        EVENT_DISABLE_TIMING, EVENT_INTERPROCESS, EVENT_RECORD_EXTERNAL, RawEvent, RawIpcHandle, is_capture,
+        is_fault,
+    },
     gpu::{Gpu, Handle, KeepAlive},
     pump::{Look, Watched},
     queue::Queue,
@@ -113,7 +116,12 @@ impl fmt::Debug for Foreign {
     }
 }
 
-fn make(device: &Device, gpu: &'static Gpu, event: Handle, keep_alive: Option<KeepAlive>) -> Result<(Event, External)> {
+fn make(
+    device: &Device,
+    gpu: &'static Gpu,
+    event: Handle,
+    keep_alive: Option<KeepAlive>,
+) -> Result<(Event, External)> {
     let (event, token, _lane) = device.external_event_with(None, |lane| Foreign {
         lane: lane.clone(),
         gpu,
@@ -308,7 +316,7 @@ impl SharedEvent {
 impl Drop for SharedEvent {
     fn drop(&mut self) {
         if !fork::happened() {
-            self.gpu.retire(super::gpu::Retired { events: vec![self.native], ..Default::default() });
+            self.gpu.retire(super::gpu::Retired { shared: Some(self.native), ..Default::default() });
         }
     }
 }
@@ -347,7 +355,8 @@ pub fn open_shared(device: &Device, handle: &IpcHandle) -> Result<Event> {
     {
         let _entered = gpu.enter()?;
         // SAFETY: any bytes may be tried; the call writes to `native` alone.
-        let code = unsafe { (gpu.api.ipc_open_event_handle)(&mut native, RawIpcHandle { reserved: *handle }) };
+        let code =
+            unsafe { (gpu.api.ipc_open_event_handle)(&mut native, RawIpcHandle { reserved: *handle }) };
         check_shared(gpu, "cuIpcOpenEventHandle", code)?;
     }
     let opened: KeepAlive = Arc::new(Opened { gpu, native: Handle(native) });
@@ -365,7 +374,7 @@ struct Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         if !fork::happened() {
-            self.gpu.retire(super::gpu::Retired { events: vec![self.native], ..Default::default() });
+            self.gpu.retire(super::gpu::Retired { shared: Some(self.native), ..Default::default() });
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     clock::GpuClock,
     driver::{
-        Api, CAPTURE_MODE_RELAXED, DevicePointer, EVENT_BLOCKING_SYNC, EVENT_DISABLE_TIMING, HOST_ALLOC_DEVICEMAP,
+        Api, CAPTURE_MODE_RELAXED, DevicePointer, EVENT_DISABLE_TIMING, HOST_ALLOC_DEVICEMAP,
         HOST_ALLOC_PORTABLE, RawContext, RawEvent, RawStream, STREAM_NON_BLOCKING, SUCCESS, WAIT_VALUE_GEQ,
         WRITE_VALUE_DEFAULT,
     },
@@ -33,6 +33,12 @@ const MOST_GATES: u32 = 128;
 /// How long a stream that nothing holds back may take to write a word before it counts as held up. It takes 7 µs.
 const PROBE: Duration = Duration::from_millis(10);
 
+/// What is made in advance. With the GPU held back by a gate, the driver may make more only once that is open, and whoever
+/// is to open it may be the one who asks.
+const EVENTS: usize = 8_192;
+const TIMED_EVENTS: usize = 2_048;
+const STREAMS: usize = 64;
+
 /// A GPU's primary context and what hangs on it. There is one for each GPU of the process, and it is never freed: making
 /// a context takes a tenth of a second, and at the end of a process others may still be using it.
 pub(super) struct Gpu {
@@ -44,6 +50,8 @@ pub(super) struct Gpu {
     /// Gated streams with which others were seen to go on.
     pub(super) gates: u32,
     slots: Mutex<Slots>,
+    /// Streams that nobody uses. One may still have to finish what its last owner left.
+    streams: Mutex<Vec<Handle>>,
     /// Events that nobody uses, untimed and timed.
     spare: [Mutex<Vec<Handle>>; 2],
     /// Every lane with a driver half here, to be told of a fault.
@@ -71,6 +79,8 @@ unsafe impl Sync for Gpu {}
 pub(super) struct Retired {
     pub(super) stream: Option<Handle>,
     pub(super) events: Vec<Handle>,
+    /// An event that another process knows as well.
+    pub(super) shared: Option<Handle>,
     /// A word, and the value that the GPU will have written to it last.
     pub(super) word: Option<(Slot, u64)>,
 }
@@ -128,7 +138,8 @@ impl Gpu {
         let driver = ptr::from_ref(api).addr();
         // Held while the context is made: two threads must not make two.
         let mut known = lock(&KNOWN);
-        if let Some((_, _, gpu)) = known.iter().find(|(its, number, _)| (*its, *number) == (driver, ordinal)) {
+        if let Some((_, _, gpu)) = known.iter().find(|(its, number, _)| (*its, *number) == (driver, ordinal))
+        {
             return Ok(gpu);
         }
         let gpu: &'static Self = Box::leak(Box::new(Self::new(api, ordinal)?));
@@ -173,11 +184,19 @@ impl Gpu {
             clock: GpuClock::new(),
             gates: 0,
             slots: Mutex::default(),
+            streams: Mutex::default(),
             spare: [Mutex::default(), Mutex::default()],
             lanes: Mutex::default(),
             fault: OnceLock::new(),
             retired: Mutex::default(),
         };
+        for (timed, count) in [(false, EVENTS), (true, TIMED_EVENTS)] {
+            let flags = if timed { 0 } else { EVENT_DISABLE_TIMING };
+            let events = (0..count).map(|_| gpu.new_event(flags)).collect::<Result<Vec<_>>>()?;
+            *lock(&gpu.spare[usize::from(timed)]) = events;
+        }
+        let streams = (0..STREAMS).map(|_| gpu.new_stream()).collect::<Result<Vec<_>>>()?;
+        *lock(&gpu.streams) = streams;
         gpu.clock.start(&gpu)?;
         gpu.gates = gpu.probe_gates()?;
         Ok(gpu)
@@ -213,20 +232,35 @@ impl Gpu {
         answer
     }
 
-    pub(super) fn new_stream(&self) -> Result<Handle> {
+    /// A stream with nothing on it.
+    pub(super) fn stream(&self) -> Result<Handle> {
+        let mut streams = lock(&self.streams);
+        // SAFETY: those are streams of ours.
+        let idle = |stream: &Handle| self.quietly(|| unsafe { (self.api.stream_query)(stream.0) }) == SUCCESS;
+        // The one that was left the longest is likeliest to be idle.
+        if let Some(index) = streams.iter().take(8).position(idle) {
+            return Ok(streams.remove(index));
+        }
+        drop(streams);
+        self.new_stream()
+    }
+
+    fn new_stream(&self) -> Result<Handle> {
         let _entered = self.enter()?;
         let mut stream = ptr::null_mut();
         // SAFETY: the call writes to `stream` alone.
-        self.api.check("cuStreamCreate", unsafe { (self.api.stream_create)(&mut stream, STREAM_NON_BLOCKING) })?;
+        let code = unsafe { (self.api.stream_create)(&mut stream, STREAM_NON_BLOCKING) };
+        self.api.check("cuStreamCreate", code)?;
         Ok(Handle(stream))
     }
 
-    /// An event to record, timed or not. Untimed ones can be slept for, which costs nothing where nobody does.
+    /// An event to record, timed or not. None that can be slept for (`CU_EVENT_BLOCKING_SYNC`): a few dozen recordings of
+    /// such behind a closed gate and the driver blocks whoever makes the next.
     #[inline]
     pub(super) fn event(&self, timed: bool) -> Result<Handle> {
         match lock(&self.spare[usize::from(timed)]).pop() {
             Some(event) => Ok(event),
-            None => self.new_event(if timed { 0 } else { EVENT_DISABLE_TIMING | EVENT_BLOCKING_SYNC }),
+            None => self.new_event(if timed { 0 } else { EVENT_DISABLE_TIMING }),
         }
     }
 
@@ -264,7 +298,7 @@ impl Gpu {
 
     fn new_slots(&self) -> Result<Vec<Slot>> {
         const LINE: usize = 64;
-        const COUNT: usize = 256;
+        const COUNT: usize = 4_096;
         let _entered = self.enter()?;
         let mut memory = ptr::null_mut();
         let flags = HOST_ALLOC_PORTABLE | HOST_ALLOC_DEVICEMAP;
@@ -330,7 +364,7 @@ impl Gpu {
         lock(&self.retired).push(retired);
     }
 
-    /// Gives the driver back what was left behind. It defers what the GPU still uses itself.
+    /// Sorts what was left behind to what can be used again.
     pub(super) fn bury(&self) {
         let retired = std::mem::take(&mut *lock(&self.retired));
         if retired.is_empty() {
@@ -340,18 +374,16 @@ impl Gpu {
             // Nothing can be given back to a broken context.
             return;
         }
-        let Ok(_entered) = self.enter() else { return };
+        // Kept for those who come next: to destroy them could take as long as what is on the GPU.
         for retired in retired {
             if let Some((slot, last)) = retired.word {
                 lock(&self.slots).limbo.push((slot, last));
             }
-            for event in retired.events {
-                // SAFETY: the stream that used it has gone, and with it everyone who could ask for it.
+            lock(&self.spare[0]).extend(retired.events);
+            lock(&self.streams).extend(retired.stream);
+            if let (Some(event), Ok(_entered)) = (retired.shared, self.enter()) {
+                // SAFETY: nobody here can ask for it any more.
                 unsafe { (self.api.event_destroy)(event.0) };
-            }
-            if let Some(stream) = retired.stream {
-                // SAFETY: it was ours, and nobody has it any more.
-                unsafe { (self.api.stream_destroy)(stream.0) };
             }
         }
     }
@@ -366,17 +398,20 @@ impl Gpu {
         let mut passed = 0;
         let mut written = base;
         let outcome = (|| {
-            let mut probe = self.new_stream()?;
+            let mut probe = self.stream()?;
             while passed < MOST_GATES {
                 streams.push(probe);
                 // SAFETY: the stream is ours, the word is pinned and aligned.
-                let code = unsafe { (self.api.stream_wait_value)(probe.0, gate.pointer, closed + 1, WAIT_VALUE_GEQ) };
+                let code = unsafe {
+                    (self.api.stream_wait_value)(probe.0, gate.pointer, closed + 1, WAIT_VALUE_GEQ)
+                };
                 self.api.check("cuStreamWaitValue64", code)?;
-                probe = self.new_stream()?;
+                probe = self.stream()?;
                 written += 1;
                 // SAFETY: as above.
-                let code =
-                    unsafe { (self.api.stream_write_value)(probe.0, word.pointer, written, WRITE_VALUE_DEFAULT) };
+                let code = unsafe {
+                    (self.api.stream_write_value)(probe.0, word.pointer, written, WRITE_VALUE_DEFAULT)
+                };
                 if let Err(error) = self.api.check("cuStreamWriteValue64", code) {
                     streams.push(probe);
                     return Err(error);
@@ -432,6 +467,9 @@ pub(super) type KeepAlive = Arc<dyn Any + Send + Sync>;
 
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gpu").field("name", &self.name).field("broken", &self.fault.get()).finish_non_exhaustive()
+        f.debug_struct("Gpu")
+            .field("name", &self.name)
+            .field("broken", &self.fault.get())
+            .finish_non_exhaustive()
     }
 }

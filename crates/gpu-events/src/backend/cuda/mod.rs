@@ -97,7 +97,13 @@ impl Backend for CudaBackend {
             gates: Gates::Driver { limit: self.gpu.gates },
             failure_is_per_stream: false,
         };
-        DeviceInfo::new(format!("cuda:{}", self.ordinal), "cuda", &*self.gpu.name, self.gpu.clock.clock(), capabilities)
+        DeviceInfo::new(
+            format!("cuda:{}", self.ordinal),
+            "cuda",
+            &*self.gpu.name,
+            self.gpu.clock.clock(),
+            capabilities,
+        )
     }
 
     fn create_stream(&self, seed: StreamSeed<'_>) -> Result<Arc<Lane>> {

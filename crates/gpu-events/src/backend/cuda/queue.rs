@@ -11,13 +11,19 @@
 
 use super::{
     clock::CudaStamp,
-    driver::{CAPTURE_STATUS_NONE, Code, RawStream, SUCCESS, WAIT_VALUE_GEQ, WRITE_VALUE_DEFAULT, is_capture, is_fault},
+    driver::{
+        CAPTURE_STATUS_NONE, Code, RawStream, SUCCESS, WAIT_VALUE_GEQ, WRITE_VALUE_DEFAULT, is_capture,
+        is_fault,
+    },
     foreign::Foreign,
     gpu::{Gpu, Handle, KeepAlive, Retired, Slot},
     pump::{Look, Watched},
 };
 use crate::{
-    backend::{BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited, defer},
+    backend::{
+        BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
+        defer,
+    },
     error::{Error, ErrorKind, Result},
     primitive::lock,
     stream::Signal,
@@ -121,7 +127,7 @@ impl Queue {
         };
         let depth = seed.options().requested_depth().unwrap_or(QUEUE_DEPTH).min(QUEUE_DEPTH);
         let (raw, keep_alive) = match adopted {
-            None => (gpu.new_stream()?, None),
+            None => (gpu.stream()?, None),
             Some((raw, keep_alive)) => (Handle(raw), Some(keep_alive)),
         };
         let exposed = AtomicBool::new(keep_alive.is_some());
@@ -219,10 +225,20 @@ impl Queue {
                     None => Ok(()),
                 }
             }
-            Carrier::Word { slot, base, .. } => {
+            Carrier::Word { slot, base, recorded, .. } => {
+                // A position of a stream that had failed never got to the driver, and would never be written. Relaxed: the
+                // event was recorded before, under the source's lock.
+                if position > recorded.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
                 // SAFETY: the word is pinned, aligned, and never given back.
                 let code = unsafe {
-                    (waiter.gpu.api.stream_wait_value)(waiter.raw.0, slot.pointer, base + position, WAIT_VALUE_GEQ)
+                    (waiter.gpu.api.stream_wait_value)(
+                        waiter.raw.0,
+                        slot.pointer,
+                        base + position,
+                        WAIT_VALUE_GEQ,
+                    )
                 };
                 waiter.call("cuStreamWaitValue64", code)
             }
@@ -286,7 +302,8 @@ impl Queue {
     fn settle(&self, lane: &Lane<Self>, reached: u64) {
         if let Carrier::Events(ring) = &self.carrier {
             let mut ring = lock(ring);
-            while let Some(recorded) = ring.pending.front().copied().filter(|first| first.position <= reached) {
+            while let Some(recorded) = ring.pending.front().copied().filter(|first| first.position <= reached)
+            {
                 ring.pending.pop_front();
                 if !recorded.timed {
                     ring.free.push(recorded.event);
@@ -459,7 +476,12 @@ impl BackendStream for Queue {
             Carrier::Word { slot, base, recorded, .. } => {
                 // SAFETY: the word is pinned, aligned, and never given back.
                 let code = unsafe {
-                    (self.gpu.api.stream_write_value)(self.raw.0, slot.pointer, base + position, WRITE_VALUE_DEFAULT)
+                    (self.gpu.api.stream_write_value)(
+                        self.raw.0,
+                        slot.pointer,
+                        base + position,
+                        WRITE_VALUE_DEFAULT,
+                    )
                 };
                 if let Err(error) = self.call("cuStreamWriteValue64", code) {
                     if timed {
@@ -555,7 +577,9 @@ impl Drop for Queue {
             Carrier::Events(ring) => {
                 let ring = std::mem::take(ring.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
                 retired.events = ring.free;
-                retired.events.extend(ring.pending.iter().filter(|recorded| !recorded.timed).map(|it| it.event));
+                retired
+                    .events
+                    .extend(ring.pending.iter().filter(|recorded| !recorded.timed).map(|it| it.event));
             }
             // Relaxed: nobody records any more.
             Carrier::Word { slot, base, recorded, .. } => {
