@@ -110,7 +110,9 @@ mod hardware {
             // SAFETY: it is there.
             let query = median(
                 || {
-                    black_box(unsafe { (api.event_query)(native) });
+                    // SAFETY: it is there.
+                    let code = unsafe { (api.event_query)(native) };
+                    black_box(code);
                 },
                 || {},
             );

@@ -687,6 +687,7 @@ pub fn end_capture(stream: RawStream) -> Result<Vec<u64>, Code> {
 ///
 /// # Errors
 /// The code that the driver would answer.
+#[expect(clippy::not_unsafe_ptr_arg_deref, reason = "handles are looked up, and never followed")]
 pub fn launch_graph(stream: RawStream, nodes: &[u64]) -> Result<(), Code> {
     for node in nodes {
         let event: RawEvent = ptr::without_provenance_mut(*node as usize);
