@@ -223,7 +223,8 @@ impl Machine {
     /// Runs what can run. Whether anything did.
     fn step(&mut self) -> bool {
         let mut progress = false;
-        let ids: Vec<u64> = self.streams.keys().copied().collect();
+        let busy = self.streams.iter().filter(|(_, stream)| !stream.ops.is_empty());
+        let ids: Vec<u64> = busy.map(|(id, _)| *id).collect();
         for id in ids {
             progress |= self.step_stream(id);
         }

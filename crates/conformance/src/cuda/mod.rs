@@ -32,27 +32,25 @@ pub struct CudaSubject {
     driver: Driver,
     ordinal: u32,
     signal: Signal,
+    /// How many of the fake driver's GPUs were lost, which stay lost to the process.
+    lost: Arc<AtomicU32>,
 }
 
 impl CudaSubject {
     /// The system's GPU with this number.
     pub fn new(ordinal: u32, signal: Signal) -> Self {
-        Self { driver: Driver::System, ordinal, signal }
+        Self { driver: Driver::System, ordinal, signal, lost: Arc::default() }
     }
 
     /// The fake driver's GPU with this number.
     pub fn fake(ordinal: u32, signal: Signal) -> Self {
-        Self { driver: Driver::Fake, ordinal, signal }
+        Self { driver: Driver::Fake, ordinal, signal, lost: Arc::default() }
     }
 
-    /// Each time another one of the fake driver's many, since a fault ends one for good.
-    fn open_fresh(&self, after: u32) -> Result<Device> {
-        // Relaxed: only uniqueness matters.
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        match self.driver {
-            Driver::System => self.open_number(after),
-            Driver::Fake => self.open_number(fake::GPUS / 2 + NEXT.fetch_add(1, Ordering::Relaxed)),
-        }
+    /// The GPU of this number, or, where the fake driver's was lost, the next one that is not.
+    fn open_fresh(&self, number: u32) -> Result<Device> {
+        // Relaxed: a count.
+        self.open_number(number + 2 * self.lost.load(Ordering::Relaxed))
     }
 
     fn open_number(&self, ordinal: u32) -> Result<Device> {
@@ -135,7 +133,8 @@ impl Subject for CudaSubject {
     }
 
     fn open_second(&self, first: &Device) -> Verdict<Device> {
-        let other = if Self::ordinal_of(first) == self.ordinal { self.ordinal + 1 } else { self.ordinal };
+        let now = self.ordinal + 2 * self.lost.load(Ordering::Relaxed);
+        let other = if Self::ordinal_of(first) == now { self.ordinal + 1 } else { self.ordinal };
         self.open_fresh(other).map_err(|_| Stop::skip("there is only one GPU"))
     }
 
@@ -180,6 +179,8 @@ impl Subject for CudaSubject {
             Driver::System => Err(Stop::skip(FAULTS)),
             Driver::Fake => {
                 fake::break_context(Self::ordinal_of(device), fake::ILLEGAL_ADDRESS);
+                // Relaxed: a count.
+                self.lost.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
         }
