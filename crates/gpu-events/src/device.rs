@@ -90,9 +90,12 @@ pub enum Gates {
     None,
     /// Held-back work stays in our own queue: any number, and nothing in the driver waits for the host.
     Owned,
-    /// The driver waits for a word that the host writes; at most so many streams at a time before others are held up.
+    /// The driver waits for a word that the host writes, in one of the few queues that it shares out among the streams
+    /// with unfinished work. As long as those are no more than `limit` + 1, gated ones included, no gate holds up another
+    /// stream. With more, streams that wait for nothing may stand still until the gate opens, and the driver may block
+    /// whoever gives it work: open gates soon, and never from behind such a call.
     Driver {
-        /// Gated streams with which others were seen to go on.
+        /// Gated streams with which another one was seen to go on.
         limit: u32,
     },
 }

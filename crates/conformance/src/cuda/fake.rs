@@ -87,6 +87,8 @@ struct Stream {
     begun: Option<Instant>,
     /// It has one of the GPU's connections.
     connected: bool,
+    /// When it last began to have something to do, as a number that grows: connections are dealt out in that order.
+    arrived: u64,
     destroyed: bool,
     capture: Option<Capture>,
 }
@@ -110,6 +112,7 @@ struct Event {
 #[derive(Debug, Default)]
 struct Machine {
     next: u64,
+    arrivals: u64,
     streams: BTreeMap<u64, Stream>,
     events: HashMap<u64, Event>,
     faults: HashMap<u32, Code>,
@@ -202,7 +205,13 @@ impl Machine {
             // Swallowed: nothing runs now.
             return if capture.invalidated { Err(CAPTURE_INVALIDATED) } else { Ok(()) };
         }
+        let arrives = stream.ops.is_empty();
         stream.ops.push_back(op);
+        if arrives {
+            self.arrivals += 1;
+            let arrived = self.arrivals;
+            self.stream(raw)?.arrived = arrived;
+        }
         self.wake();
         Ok(())
     }
@@ -224,8 +233,9 @@ impl Machine {
     fn step(&mut self) -> bool {
         let mut progress = false;
         let busy = self.streams.iter().filter(|(_, stream)| !stream.ops.is_empty());
-        let ids: Vec<u64> = busy.map(|(id, _)| *id).collect();
-        for id in ids {
+        let mut ids: Vec<(u64, u64)> = busy.map(|(id, stream)| (stream.arrived, *id)).collect();
+        ids.sort_unstable();
+        for (_, id) in ids {
             progress |= self.step_stream(id);
         }
         self.streams.retain(|_, stream| !(stream.destroyed && stream.ops.is_empty()));
@@ -437,7 +447,7 @@ functions! {
         machine.healthy(gpu)?;
         machine.next += 16;
         let id = machine.next;
-        let made = Stream { gpu, ops: VecDeque::new(), begun: None, connected: false, destroyed: false, capture: None };
+        let made = Stream { gpu, ops: VecDeque::new(), begun: None, connected: false, arrived: 0, destroyed: false, capture: None };
         machine.streams.insert(id, made);
         // SAFETY: the caller's.
         unsafe { put(stream, ptr::without_provenance_mut(id as usize)) };
@@ -724,4 +734,11 @@ pub fn census(gpu: u32) -> (usize, usize) {
     let events = machine.events.values().filter(|event| event.gpu == gpu).count();
     let streams = machine.streams.values().filter(|stream| stream.gpu == gpu).count();
     (events, streams)
+}
+
+/// The streams that still have something to do, and what that is: what a test finds here at its end was forgotten.
+pub fn backlog() -> Vec<String> {
+    let machine = machine();
+    let busy = machine.streams.iter().filter(|(_, stream)| !stream.ops.is_empty());
+    busy.map(|(id, stream)| format!("stream {id} of GPU {}: {:?}", stream.gpu, stream.ops.front())).collect()
 }

@@ -50,14 +50,12 @@ const NOT_ON_CUDA: [u16; 6] = [66, 70, 73, 75, 86, 115];
 
 #[cfg(feature = "cuda")]
 #[test]
-#[ignore = "cases stand still on a GPU that earlier cases have used, as on hardware: docs/backends/cuda.md, Open"]
 fn cuda_on_a_fake_driver_passes_cheap() {
     check(gpu_events_conformance::CudaSubject::fake(0, gpu_events::Signal::Cheap), &NOT_ON_CUDA);
 }
 
 #[cfg(feature = "cuda")]
 #[test]
-#[ignore = "cases stand still on a GPU that earlier cases have used, as on hardware: docs/backends/cuda.md, Open"]
 fn cuda_on_a_fake_driver_passes_prompt() {
     check(gpu_events_conformance::CudaSubject::fake(1_000, gpu_events::Signal::Prompt), &NOT_ON_CUDA);
 }
