@@ -7,7 +7,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     fork,
     future::Completion,
-    lane::{Lane, Observed},
+    lane::{Lane, Observed, Round},
     pool::PoolCore,
     primitive::{AtomicU64, Mutex, OnceLock, Ordering, lock},
     stream::Stream,
@@ -63,7 +63,7 @@ const TAG: u64 = 0b11;
 const SHIFT: u32 = 2;
 /// No recording. The whole word is zero.
 const UNRECORDED: u64 = 0b00;
-/// On the lane in `home`, which is the first one that this handle met and stays.
+/// On the lane at [`Slot::home`], which is the first one that this handle met and stays.
 const HOME: u64 = 0b01;
 /// Known to be complete: what a lane says can't change any more, so nobody needs to be asked.
 const DONE: u64 = 0b10;
@@ -78,7 +78,10 @@ const AWAY: u64 = 0b11;
 #[repr(C)]
 pub(crate) struct Slot {
     state: AtomicU64,
-    home: OnceLock<Arc<Lane>>,
+    /// The lane that it is at home on, if that was known while the handle was nobody else's yet ...
+    born_on: Option<Arc<Lane>>,
+    /// ... and otherwise the first that it was recorded on.
+    found: OnceLock<Arc<Lane>>,
     extra: Mutex<Option<Box<Extra>>>,
     pool: Arc<PoolCore>,
     id: u64,
@@ -107,7 +110,8 @@ impl Slot {
     pub(crate) fn new(pool: Arc<PoolCore>) -> Self {
         Self {
             state: AtomicU64::new(UNRECORDED),
-            home: OnceLock::new(),
+            born_on: None,
+            found: OnceLock::new(),
             extra: Mutex::new(None),
             pool,
             id: 0,
@@ -127,7 +131,8 @@ impl Slot {
     pub(crate) fn end(&mut self) {
         // Relaxed: ours alone now; the next owner is this thread, or gets it through the depot's lock.
         self.state.store(UNRECORDED, Ordering::Relaxed);
-        self.home.take();
+        self.born_on = None;
+        self.found.take();
         self.end_extra();
     }
 
@@ -154,12 +159,32 @@ impl Slot {
         self.timed
     }
 
+    /// Makes `lane` the event's home while nobody else has the handle, which spares the first recording some care.
+    #[inline]
+    fn settle_on(&mut self, lane: &Arc<Lane>) {
+        // Where a recording may be complete on the spot it needs no lane.
+        if !lane.completes_at_once() {
+            self.born_on = Some(lane.clone());
+        }
+    }
+
+    #[inline]
+    fn home(&self) -> Option<&Arc<Lane>> {
+        self.born_on.as_ref().or_else(|| self.found.get())
+    }
+
+    /// The event's home, which `lane` becomes if it has none yet.
+    #[inline]
+    fn home_or(&self, lane: &Arc<Lane>) -> &Arc<Lane> {
+        self.born_on.as_ref().unwrap_or_else(|| self.found.get_or_init(|| lane.clone()))
+    }
+
     /// Points the event at `position` of `lane`. Under the lane's submit lock.
     #[inline]
     pub(crate) fn set(&self, lane: &Arc<Lane>, position: u64, stamp: Option<Arc<dyn Stamp>>) {
         // Relaxed: concurrent recordings may come in either order; the lock decides between those that take it.
         let was_away = self.state.load(Ordering::Relaxed) & TAG == AWAY;
-        if !self.timed && !was_away && Arc::ptr_eq(self.home.get_or_init(|| lane.clone()), lane) {
+        if !self.timed && !was_away && Arc::ptr_eq(self.home_or(lane), lane) {
             // Release: whoever reads the state finds the lane, and what was submitted before the recording.
             self.state.store(position << SHIFT | HOME, Ordering::Release);
         } else {
@@ -175,7 +200,7 @@ impl Slot {
             let mut extra = lock(&self.extra);
             let extra = extra.get_or_insert_default();
             let time = stamp.map_or(Time::NotMeasured, Time::Stamp);
-            if Arc::ptr_eq(self.home.get_or_init(|| lane.clone()), lane) {
+            if Arc::ptr_eq(self.home_or(lane), lane) {
                 old = (extra.lane.take(), std::mem::replace(&mut extra.time, time));
                 // Release: as in `set`.
                 self.state.store(position << SHIFT | HOME, Ordering::Release);
@@ -234,7 +259,7 @@ impl Slot {
         match state & TAG {
             DONE => Status::Complete,
             UNRECORDED => Status::Unrecorded,
-            HOME => match self.home.get() {
+            HOME => match self.home() {
                 Some(lane) => {
                     let status = lane.status(state >> SHIFT);
                     if status == Status::Complete {
@@ -245,6 +270,23 @@ impl Slot {
                 None => unreachable!("set before the state was"),
             },
             _ => self.status_away(),
+        }
+    }
+
+    /// As [`status`](Self::status), as part of a look at many events.
+    #[inline]
+    fn status_in(&self, round: Round) -> Status {
+        // Acquire: as in `status`.
+        let state = self.state.load(Ordering::Acquire);
+        match (state & TAG, self.home()) {
+            (HOME, Some(lane)) => {
+                let status = lane.status_in(round, state >> SHIFT);
+                if status == Status::Complete {
+                    self.know(state);
+                }
+                status
+            }
+            _ => self.status(),
         }
     }
 
@@ -276,7 +318,7 @@ impl Slot {
                 UNRECORDED => return Point::Unrecorded,
                 DONE => return Point::Done,
                 HOME => {
-                    if let Some(lane) = self.home.get() {
+                    if let Some(lane) = self.home() {
                         return Point::At(Target { lane: lane.clone(), position });
                     }
                 }
@@ -305,7 +347,7 @@ impl Slot {
         let lane = match state & TAG {
             UNRECORDED => return (Point::Unrecorded, time),
             DONE => return (Point::Done, time),
-            HOME => self.home.get().cloned(),
+            HOME => self.home().cloned(),
             _ => extra.as_ref().and_then(|extra| extra.lane.clone()),
         };
         (lane.map_or(Point::Unrecorded, |lane| Point::At(Target { lane, position })), time)
@@ -318,6 +360,27 @@ pub(crate) enum Point {
     Unrecorded,
     Done,
     At(Target),
+}
+
+/// Where each of many events stands, in their order: what [`Event::status`] says of each. A driver is asked once for each
+/// stream, however many of the events are on it, which is what makes this cheaper where asking is dear.
+///
+/// ```
+/// use gpu_events::{Device, Status, statuses};
+///
+/// let device = Device::open("cpu")?;
+/// let (pending, _signal) = device.host_event()?;
+/// let done = device.create_stream()?.record()?;
+/// assert_eq!(statuses([&pending, &done]), [Status::Pending, Status::Complete]);
+/// # Ok::<(), gpu_events::Error>(())
+/// ```
+pub fn statuses<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<Status> {
+    let events = events.into_iter();
+    if fork::happened() {
+        return events.map(Event::status).collect();
+    }
+    let round = Round::begin();
+    events.map(|event| event.slot().status_in(round)).collect()
 }
 
 /// A reusable marker of a point in a stream of work.
@@ -363,6 +426,14 @@ impl Event {
 
     pub(crate) fn point(&self) -> Point {
         self.slot().point()
+    }
+
+    /// Is about to be recorded on `lane`, which is of its device, for the first time.
+    #[inline]
+    pub(crate) fn settle_on(&mut self, lane: &Arc<Lane>) {
+        if let Some(slot) = &mut self.slot {
+            slot.settle_on(lane);
+        }
     }
 
     /// The event's number. The same object in the pool's next hands has another.
@@ -549,7 +620,7 @@ impl Event {
         let place = match point {
             Point::Unrecorded | Point::Done => {
                 // An advance may just be on its way to deliver those of earlier positions, and they come first.
-                if let Some(home) = self.slot().home.get() {
+                if let Some(home) = self.slot().home() {
                     home.core.timeline.drain();
                 }
                 cell.clone().deliver(None);

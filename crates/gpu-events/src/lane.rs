@@ -1,7 +1,7 @@
 //! A timeline together with the driver half that moves it: a stream's, a host signal's, a foreign submission's.
 
 use crate::{
-    backend::{BackendStream, Flushed, Gate, Room, Signaled, Source, StreamTraits, Waited},
+    backend::{BackendStream, Flushed, Gate, Room, Signaled, Source, StreamTraits, Waited, Word},
     device::DeviceCore,
     error::{Error, ErrorKind, Result},
     event::{Slot, Status},
@@ -16,7 +16,7 @@ use crate::{
 use std::{
     cell::Cell,
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicU64 as StdAtomicU64},
 };
 
 /// One timeline and the driver half behind it. For backends: what [`StreamSeed::build`] makes.
@@ -68,6 +68,11 @@ pub(crate) struct LaneCore {
     submit: Mutex<Submit>,
     pub(crate) device: Arc<DeviceCore>,
     traits: StreamTraits,
+    /// The last [`Round`] in which the driver was asked, and had nothing new.
+    asked: AtomicU64,
+    /// Somebody looks after what `word` can't tell.
+    minded: AtomicBool,
+    word: Option<Word>,
     /// The timeline alone says where a position stands: no driver to ask, no submission to be made by others.
     tells_all: bool,
 }
@@ -77,6 +82,18 @@ pub(crate) struct LaneCore {
 pub(crate) struct Submit {
     /// The last position that was recorded.
     recorded: u64,
+}
+
+/// One look at many positions, in which each stream's driver is asked once, however many of them are the stream's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round(u64);
+
+impl Round {
+    pub(crate) fn begin() -> Self {
+        // Relaxed: only uniqueness matters. 0 stands for none.
+        static NEXT: StdAtomicU64 = StdAtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// What an observation found.
@@ -89,9 +106,8 @@ pub(crate) enum Observed {
 
 /// A number for this thread that no other has; none while the thread's locals are being destroyed.
 fn thread_token() -> Option<u64> {
-    use std::sync::atomic::AtomicU64;
     // Relaxed: only uniqueness matters. 0 stands for nobody.
-    static NEXT: AtomicU64 = AtomicU64::new(1);
+    static NEXT: StdAtomicU64 = StdAtomicU64::new(1);
     thread_local! {
         static TOKEN: Cell<u64> = const { Cell::new(0) };
     }
@@ -111,6 +127,7 @@ impl LaneCore {
         options: &StreamOptions,
         producer: Producer,
         traits: StreamTraits,
+        word: Option<Word>,
     ) -> Self {
         Self {
             timeline: Timeline::new(),
@@ -121,6 +138,9 @@ impl LaneCore {
             flushed: AtomicU64::new(0),
             handles: AtomicU32::new(0),
             traits,
+            asked: AtomicU64::new(0),
+            minded: AtomicBool::new(false),
+            word,
             tells_all: traits.pushed && !traits.batches && !matches!(producer, Producer::External(_)),
             when_full: options.when_full,
             producer,
@@ -223,6 +243,19 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     #[inline]
     pub fn is_failed(&self) -> bool {
         self.core.timeline.is_failed()
+    }
+
+    /// Says whether the backend looks after what the driver's [word](BackendStream::word) can't tell: that nothing will
+    /// ever be written to it any more. While it does, whoever polls reads the word alone.
+    pub fn mind(&self, minded: bool) {
+        // Relaxed: an old value costs one more call, or one that comes with the next poll.
+        self.core.minded.store(minded, Ordering::Relaxed);
+    }
+
+    /// What [`mind`](Self::mind) said last.
+    pub fn is_minded(&self) -> bool {
+        // Relaxed: as above.
+        self.core.minded.load(Ordering::Relaxed)
     }
 
     /// A number that no other lane of this process has.
@@ -372,7 +405,7 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     pub(crate) fn status(&self, position: u64) -> Status {
         match self.core.timeline.progress(position) {
             Progress::Complete => Status::Complete,
-            Progress::Pending if self.core.tells_all => Status::Pending,
+            Progress::Pending if self.core.tells_all || self.is_up_to_date() => Status::Pending,
             Progress::Pending | Progress::Failed => self.status_slow(position),
         }
     }
@@ -388,11 +421,22 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         }
     }
 
+    /// Whether the driver's word says no more than the timeline, and somebody looks after the rest.
+    #[inline]
+    fn is_up_to_date(&self) -> bool {
+        // Relaxed: whoever is to look after it has until the next poll.
+        self.core.word.is_some_and(|word| word.is_at(self.completed()))
+            && self.core.minded.load(Ordering::Relaxed)
+    }
+
     /// Where `position` stands, after asking the driver if that is what it takes.
     #[inline]
     pub(crate) fn progress(&self, position: u64) -> Progress {
         let progress = self.core.timeline.progress(position);
-        if progress != Progress::Pending || (self.core.traits.pushed && !self.core.traits.batches) {
+        if progress != Progress::Pending
+            || (self.core.traits.pushed && !self.core.traits.batches)
+            || self.is_up_to_date()
+        {
             return progress;
         }
         self.need(position);
@@ -402,10 +446,45 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         self.core.timeline.progress(position)
     }
 
+    /// As [`progress`](Self::progress), as part of a look at many positions.
+    #[inline]
+    pub(crate) fn progress_in(&self, round: Round, position: u64) -> Progress {
+        // Relaxed: the round is this thread's, and so is its number.
+        if self.core.asked.load(Ordering::Relaxed) == round.0 {
+            self.need(position);
+            return self.core.timeline.progress(position);
+        }
+        let progress = self.progress(position);
+        if progress == Progress::Pending {
+            self.core.asked.store(round.0, Ordering::Relaxed);
+        }
+        progress
+    }
+
+    /// As [`status`](Self::status), as part of a look at many positions.
+    #[inline]
+    pub(crate) fn status_in(&self, round: Round, position: u64) -> Status {
+        match self.progress_in(round, position) {
+            Progress::Complete => Status::Complete,
+            Progress::Failed => Status::Failed,
+            Progress::Pending if self.is_unsubmitted() => Status::NotSubmitted,
+            Progress::Pending => Status::Pending,
+        }
+    }
+
     /// As [`progress`](Self::progress), with the failure, and with `NotSubmitted` for foreign work that sits in
     /// somebody's hands (R37).
     pub(crate) fn observe(&self, position: u64) -> Observed {
-        match self.progress(position) {
+        self.observed(position, self.progress(position))
+    }
+
+    /// As [`observe`](Self::observe), as part of a look at many positions.
+    pub(crate) fn observe_in(&self, round: Round, position: u64) -> Observed {
+        self.observed(position, self.progress_in(round, position))
+    }
+
+    fn observed(&self, position: u64, progress: Progress) -> Observed {
+        match progress {
             Progress::Complete => Observed::Complete,
             Progress::Failed => Observed::Failed(self.failure_of(position)),
             Progress::Pending if self.is_unsubmitted() => {
@@ -413,6 +492,12 @@ impl<B: ?Sized + BackendStream> Lane<B> {
             }
             Progress::Pending => Observed::Pending,
         }
+    }
+
+    /// Whether news come without being asked for: then a recording on an idle stream may be complete on the spot.
+    #[inline]
+    pub(crate) fn completes_at_once(&self) -> bool {
+        self.core.traits.pushed
     }
 
     pub(crate) fn is_unsubmitted(&self) -> bool {
@@ -457,7 +542,7 @@ impl Lane {
     ) -> Result<Arc<Lane<B>>> {
         let lane: Arc<Lane<B>> = Arc::new_cyclic(|this| {
             let backend = make(this);
-            Lane { core: LaneCore::new(device, options, producer, backend.traits()), backend }
+            Lane { core: LaneCore::new(device, options, producer, backend.traits(), backend.word()), backend }
         });
         let erased: Arc<Self> = lane.clone();
         lane.core.device.admit(&erased)?;

@@ -33,7 +33,7 @@
 //!
 //! # Where to look
 //! - [`Device`]: opening, listing and closing devices; [`Stream`]: queues of work on them; [`cpu`]: work for the CPU.
-//! - [`Event`], [`EventPool`], and [`EventTable`] for ids; [`wait_any`] and [`wait_all`] over many events.
+//! - [`Event`], [`EventPool`], and [`EventTable`] for ids; [`statuses`], [`wait_any`] and [`wait_all`] over many events.
 //! - [`HostSignal`]: events that the host completes; [`External`]: for work that somebody else submits.
 //! - [`Timestamp`], [`Elapsed`], [`Correlation`]: time, with its clock and resolution.
 //! - [`StallReport`]: who waits for what, when things stand still.
@@ -87,7 +87,7 @@ pub use backend::metal;
 pub use callback::Callback;
 pub use device::{BackendListing, Capabilities, Device, DeviceId, DeviceInfo, Gates};
 pub use error::{Error, ErrorKind, Result};
-pub use event::{Event, EventId, Status};
+pub use event::{Event, EventId, Status, statuses};
 pub use external::{External, ExternalPending};
 pub use future::Completion;
 pub use host::HostSignal;

@@ -214,8 +214,10 @@ impl Stream {
         self.record_into(self.device.acquire(true))
     }
 
-    fn record_into(&self, event: Event) -> Result<Event> {
-        event.record(self)?;
+    fn record_into(&self, mut event: Event) -> Result<Event> {
+        fork::check()?;
+        event.settle_on(&self.lane);
+        self.lane.record(event.slot())?;
         Ok(event)
     }
 

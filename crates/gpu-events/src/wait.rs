@@ -4,7 +4,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     event::{Event, Point},
     fork,
-    lane::{Lane, Observed},
+    lane::{Lane, Observed, Round},
     primitive::{Condvar, Mutex, lock},
     time::host_nanos,
     timeline::{Registered, Ticket},
@@ -325,10 +325,13 @@ pub fn wait_any<'a>(events: impl IntoIterator<Item = &'a Event>, options: &WaitO
         return Ok(WaitAny::TimedOut);
     }
     let found = wait_until(&targets, options, |targets| {
-        targets.iter().enumerate().find_map(|(index, target)| match target.lane.observe(target.position) {
-            Observed::Pending => None,
-            Observed::Failed(error) if error.kind() == ErrorKind::NotSubmitted => Some(Err(error)),
-            Observed::Complete | Observed::Failed(_) => Some(Ok(index)),
+        let round = Round::begin();
+        targets.iter().enumerate().find_map(|(index, target)| {
+            match target.lane.observe_in(round, target.position) {
+                Observed::Pending => None,
+                Observed::Failed(error) if error.kind() == ErrorKind::NotSubmitted => Some(Err(error)),
+                Observed::Complete | Observed::Failed(_) => Some(Ok(index)),
+            }
         })
     })?;
     found.transpose().map(|found| found.map_or(WaitAny::TimedOut, WaitAny::Settled))
@@ -354,9 +357,10 @@ pub fn wait_all<'a>(
         })
         .collect();
     let found = wait_until(&targets, options, |targets| {
+        let round = Round::begin();
         let mut pending = false;
         for target in targets {
-            match target.lane.observe(target.position) {
+            match target.lane.observe_in(round, target.position) {
                 Observed::Complete => {}
                 Observed::Failed(error) => return Some(Err(error)),
                 Observed::Pending => pending = true,

@@ -35,7 +35,10 @@ use crate::{
 use std::{
     any::Any,
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// An opened device.
@@ -152,6 +155,13 @@ pub trait BackendStream: Any + fmt::Debug + Send + Sync {
     /// Asks the driver how far it is, and advances the lane. Cheap: it is called by whoever polls.
     fn poll(&self);
 
+    /// Where the driver itself writes how far the stream is, if it does. Asked once, when the lane is built. Whoever polls
+    /// then reads that, and [`poll`](Self::poll) is called for news alone, and while the lane is not
+    /// [minded](Lane::mind).
+    fn word(&self) -> Option<Word> {
+        None
+    }
+
     /// Somebody waits for `position`: from now on news up to it must come by themselves, from the device's pump.
     fn watch(&self, position: u64);
 
@@ -159,6 +169,25 @@ pub trait BackendStream: Any + fmt::Debug + Send + Sync {
     /// not complete has failed already; gates open after this. What users captured is dropped through [`defer`]. Other
     /// methods may still be called afterwards, this one among them, and must then keep nothing.
     fn abandon(&self);
+}
+
+/// Memory that a driver raises as a stream goes on, without being asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Word {
+    /// Never falls. What the work before a position wrote is visible to whoever acquires its value here (R8).
+    pub at: &'static AtomicU64,
+    /// Its value at position 0.
+    pub base: u64,
+}
+
+impl Word {
+    /// Whether it says no more than that `completed` was reached.
+    #[inline]
+    pub(crate) fn is_at(&self, completed: u64) -> bool {
+        // Acquire: what this sees is complete may be acted on, once the lane has been advanced. A word that was read before
+        // somebody else advanced the lane is behind, and no news.
+        self.at.load(Ordering::Acquire).wrapping_sub(self.base) <= completed
+    }
 }
 
 /// What came of [`BackendStream::signal`].

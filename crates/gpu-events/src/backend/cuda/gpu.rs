@@ -99,7 +99,7 @@ unsafe impl Sync for Slot {}
 
 impl Slot {
     #[inline]
-    pub(super) fn word(&self) -> &AtomicU64 {
+    pub(super) fn word(&self) -> &'static AtomicU64 {
         // SAFETY: aligned, initialised, and there for as long as the process.
         unsafe { &*self.word }
     }

@@ -6,8 +6,8 @@
 //! native event that was reached goes back to the ring to be recorded again.
 //!
 //! A native event is never destroyed while its stream's lane is there. So it may be asked for without a lock: if it was
-//! given back and recorded anew meanwhile, its first recording is complete and whoever gave it back has said so; that it
-//! now says "not yet" is no news, and "reached" is true of both.
+//! taken back and recorded anew meanwhile, its first recording was seen to be complete, and whoever saw it has said so; that
+//! it now says "not yet" is no news, and "reached" is true of both.
 
 use super::{
     clock::CudaStamp,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     backend::{
         BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
-        defer,
+        Word, defer,
     },
     error::{Error, ErrorKind, Result},
     primitive::lock,
@@ -30,11 +30,13 @@ use crate::{
     timeline::Progress,
 };
 use std::{
+    cell::UnsafeCell,
     collections::VecDeque,
-    fmt,
+    ffi::c_void,
+    fmt, ptr,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence},
     },
 };
 
@@ -52,8 +54,10 @@ pub(super) struct Queue {
     /// Somebody else knows the raw stream and may capture it.
     exposed: AtomicBool,
     carrier: Carrier,
-    /// The last position that we have told the lane of.
+    /// The last position that was seen to be reached. The lane is told of it by whoever saw it.
     seen: AtomicU64,
+    /// The last position that was given to the driver.
+    recorded: AtomicU64,
     /// Timed recordings whose time was not read yet.
     unread: AtomicUsize,
     /// How many incomplete recordings it takes.
@@ -67,31 +71,142 @@ pub(super) struct Queue {
 
 /// What tells how far the stream is.
 enum Carrier {
-    Events(Mutex<Ring>),
+    Events(Ring),
     Word {
         slot: Slot,
         /// The word's value at position 0.
         base: u64,
-        /// The last position whose write was submitted.
-        recorded: AtomicU64,
-        /// The pump looks after the context while somebody polls.
-        minded: AtomicBool,
     },
 }
 
-#[derive(Default)]
+/// The places of a ring. An incomplete position is at most [`QUEUE_DEPTH`] behind the newest, so what stands for it is not
+/// overwritten before it was seen to be complete.
+const PLACES: usize = 2 * QUEUE_DEPTH as usize;
+
+/// Set in a place whose event belongs to a stamp, and does not go back to the ring.
+const TIMED: usize = 1;
+
+/// Native events that stand for positions. Written to under the submit lock alone, and read without it.
 struct Ring {
-    /// Recorded and not known to be reached, in order.
-    pending: VecDeque<Recorded>,
-    free: Vec<Handle>,
+    /// The event of a position, in the place of its number modulo their number.
+    places: Box<[AtomicPtr<c_void>; PLACES]>,
+    /// Calls under way that have another stream wait for one of the events. As long as there are any, no event is recorded
+    /// anew: such a wait would be for its newer position (R9).
+    waits: AtomicUsize,
+    spare: Held<Spare>,
 }
 
-#[derive(Clone, Copy)]
-struct Recorded {
-    position: u64,
-    event: Handle,
-    /// It belongs to a stamp, and does not go back to the ring.
-    timed: bool,
+#[derive(Default)]
+struct Spare {
+    events: Vec<Handle>,
+    /// What stood for positions up to this one was taken back.
+    taken: u64,
+    /// What would have been, had its place not been needed before.
+    late: Vec<Handle>,
+}
+
+/// What the submit lock guards.
+struct Held<T>(UnsafeCell<T>);
+
+// SAFETY: reached by one thread at a time, which is for `get`'s callers to see to.
+unsafe impl<T: Send> Sync for Held<T> {}
+
+impl<T> Held<T> {
+    /// # Safety
+    /// The calling thread holds the stream's submit lock, and nothing else that came from here.
+    #[expect(clippy::mut_from_ref, reason = "the lock is elsewhere")]
+    unsafe fn get(&self) -> &mut T {
+        // SAFETY: by the caller's word there is no other reference.
+        unsafe { &mut *self.0.get() }
+    }
+}
+
+impl Ring {
+    fn new() -> Self {
+        Self {
+            places: Box::new([const { AtomicPtr::new(ptr::null_mut()) }; PLACES]),
+            waits: AtomicUsize::new(0),
+            spare: Held(UnsafeCell::new(Spare::default())),
+        }
+    }
+
+    fn place(&self, position: u64) -> &AtomicPtr<c_void> {
+        &self.places[position as usize % PLACES]
+    }
+
+    /// The event that stands for a position between the last that was seen to be reached and the last that was recorded.
+    fn event(&self, position: u64) -> Handle {
+        // Acquire: pairs with `stand`. Whoever finds a later position's event here sees as well that this one was reached.
+        Handle(self.place(position).load(Ordering::Acquire).map_addr(|event| event & !TIMED))
+    }
+
+    /// Has `event` stand for `position`.
+    ///
+    /// # Safety
+    /// The calling thread holds the submit lock.
+    #[inline]
+    unsafe fn stand(&self, position: u64, event: Handle, timed: bool) {
+        // SAFETY: by the caller's word.
+        let spare = unsafe { self.spare.get() };
+        let place = self.place(position);
+        if position > spare.taken + PLACES as u64 {
+            // Reached long ago, and not taken back, because somebody was waiting for an event just then.
+            spare.late.extend(self.untimed(spare.taken, spare.taken + 1));
+            spare.taken += 1;
+        }
+        let event = event.0.map_addr(|event| event | if timed { TIMED } else { 0 });
+        // Release: pairs with `event`.
+        place.store(event, Ordering::Release);
+    }
+
+    /// An event that nobody needs any more, if there is one.
+    ///
+    /// # Safety
+    /// The calling thread holds the submit lock.
+    #[inline]
+    unsafe fn take(&self, seen: &AtomicU64) -> Option<Handle> {
+        // SAFETY: by the caller's word.
+        let spare = unsafe { self.spare.get() };
+        if spare.events.is_empty() {
+            self.take_back(spare, seen);
+        }
+        spare.events.pop()
+    }
+
+    /// Gives an event back that was not recorded after all.
+    ///
+    /// # Safety
+    /// The calling thread holds the submit lock.
+    #[cold]
+    unsafe fn put_back(&self, event: Handle) {
+        // SAFETY: by the caller's word.
+        unsafe { self.spare.get() }.events.push(event);
+    }
+
+    /// Takes back what stood for positions that were seen to be reached.
+    fn take_back(&self, spare: &mut Spare, seen: &AtomicU64) {
+        // Acquire: pairs with `settle`.
+        let seen = seen.load(Ordering::Acquire);
+        // SeqCst: with the fence in `be_waited_for`. Either we see that somebody is at it, or they see `seen` as we did, and
+        // leave those events alone.
+        fence(Ordering::SeqCst);
+        // Acquire: pairs with the end of a call.
+        if self.waits.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        spare.events.append(&mut spare.late);
+        spare.events.extend(self.untimed(spare.taken, seen));
+        spare.taken = spare.taken.max(seen);
+    }
+
+    /// The ring's own events behind `from`, up to `to`.
+    fn untimed(&self, from: u64, to: u64) -> impl Iterator<Item = Handle> {
+        (from + 1..=to).filter_map(|position| {
+            // Relaxed: stored under the submit lock, or before the last reference went.
+            let event = self.place(position).load(Ordering::Relaxed);
+            (event.addr() & TIMED == 0).then_some(Handle(event))
+        })
+    }
 }
 
 #[derive(Default)]
@@ -119,10 +234,10 @@ impl Queue {
             return Err(error.clone());
         }
         let carrier = match seed.options().requested_signal().unwrap_or(default) {
-            Signal::Cheap => Carrier::Events(Mutex::default()),
+            Signal::Cheap => Carrier::Events(Ring::new()),
             Signal::Prompt => {
                 let (slot, base) = gpu.slot()?;
-                Carrier::Word { slot, base, recorded: AtomicU64::new(0), minded: AtomicBool::new(false) }
+                Carrier::Word { slot, base }
             }
         };
         let depth = seed.options().requested_depth().unwrap_or(QUEUE_DEPTH).min(QUEUE_DEPTH);
@@ -137,6 +252,7 @@ impl Queue {
             exposed,
             carrier,
             seen: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
             unread: AtomicUsize::new(0),
             depth,
             lane: lane.clone(),
@@ -213,24 +329,31 @@ impl Queue {
 
     /// Makes `waiter` wait for a position of this stream. Under the waiter's submit lock.
     fn be_waited_for(&self, waiter: &Self, position: u64) -> Result<()> {
+        // A position of a stream that had failed never got to the driver, and would never be signaled. Acquire: pairs with
+        // `signal`; the event was recorded before, under the source's lock.
+        if position > self.recorded.load(Ordering::Acquire) {
+            return Ok(());
+        }
         match &self.carrier {
             Carrier::Events(ring) => {
-                // Locked until the wait has taken the event's recording: given back and recorded anew in between, it would
-                // stand for a later position (R9).
-                let ring = lock(ring);
-                let index = ring.pending.partition_point(|recorded| recorded.position < position);
-                match ring.pending.get(index) {
-                    Some(recorded) => waiter.wait_for_event(recorded.event),
-                    // Reached, and whoever saw it is about to say so.
-                    None => Ok(()),
-                }
+                // Relaxed: the fence orders it.
+                ring.waits.fetch_add(1, Ordering::Relaxed);
+                // SeqCst: with the fence in `take_back`.
+                fence(Ordering::SeqCst);
+                let event = ring.event(position);
+                // Acquire: after the event was read, and after the fence. Was it recorded anew, then its position was seen to
+                // be reached before, and we see that here.
+                let outcome = if self.seen.load(Ordering::Acquire) >= position {
+                    // Whoever saw it is about to say so.
+                    Ok(())
+                } else {
+                    waiter.wait_for_event(event)
+                };
+                // Release: the call was made before.
+                ring.waits.fetch_sub(1, Ordering::Release);
+                outcome
             }
-            Carrier::Word { slot, base, recorded, .. } => {
-                // A position of a stream that had failed never got to the driver, and would never be written. Relaxed: the
-                // event was recorded before, under the source's lock.
-                if position > recorded.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
+            Carrier::Word { slot, base } => {
                 // SAFETY: the word is pinned, aligned, and never given back.
                 let code = unsafe {
                     (waiter.gpu.api.stream_wait_value)(
@@ -259,57 +382,29 @@ impl Queue {
 
     /// Asks how far the stream is.
     fn reached(&self) -> Result<u64, Code> {
-        // Relaxed: whoever needs what came before the position acquires it from the timeline.
-        let seen = self.seen.load(Ordering::Relaxed);
-        match &self.carrier {
+        let ring = match &self.carrier {
             // Acquire: pairs with the GPU's write, before which all earlier work's writes were made visible (R8).
-            Carrier::Word { slot, base, .. } => Ok(slot.word().load(Ordering::Acquire) - base),
-            Carrier::Events(ring) => {
-                let (mut pending, last) = {
-                    let ring = lock(ring);
-                    let Some(first) = ring.pending.front().copied() else { return Ok(seen) };
-                    (first, ring.pending.back().copied())
-                };
-                let mut reached = seen;
-                let mut last = last.filter(|last| last.position > pending.position);
-                // The oldest one, which mostly says no; then the newest, which says yes for all; else halves.
-                loop {
-                    if !self.gpu.is_done(pending.event)? {
-                        return Ok(reached);
-                    }
-                    reached = pending.position;
-                    let Some(newest) = last else { return Ok(reached) };
-                    if newest.position <= reached || self.gpu.is_done(newest.event)? {
-                        return Ok(newest.position.max(reached));
-                    }
-                    let ring = lock(ring);
-                    let low = ring.pending.partition_point(|recorded| recorded.position <= reached);
-                    let high = ring.pending.partition_point(|recorded| recorded.position < newest.position);
-                    if low >= high {
-                        return Ok(reached);
-                    }
-                    let middle = low + (high - low) / 2;
-                    pending = ring.pending[middle];
-                    // Whatever says yes in the middle, the upper half is next; if it says no, we are content with what we
-                    // know: the next look begins there.
-                    last = (middle + 1 < high).then(|| ring.pending[high - 1]);
-                }
-            }
+            Carrier::Word { slot, base } => return Ok(slot.word().load(Ordering::Acquire) - base),
+            Carrier::Events(ring) => ring,
+        };
+        // Acquire: pairs with `signal`: there is an event for each position in between. And `seen` first: it is never ahead.
+        let seen = self.seen.load(Ordering::Acquire);
+        let recorded = self.recorded.load(Ordering::Acquire);
+        let is_reached = |position| self.gpu.is_done(ring.event(position));
+        // The oldest one, which mostly says no; then the newest, which says yes for all; then the middle. The next look
+        // begins where this one ends.
+        if seen >= recorded || !is_reached(seen + 1)? {
+            return Ok(seen);
         }
+        if is_reached(recorded)? {
+            return Ok(recorded);
+        }
+        let middle = seen + 1 + (recorded - seen - 1) / 2;
+        Ok(if is_reached(middle)? { middle } else { seen + 1 })
     }
 
     /// Brings news of what was reached: native events go back, times are read, and the lane advances.
     fn settle(&self, lane: &Lane<Self>, reached: u64) {
-        if let Carrier::Events(ring) = &self.carrier {
-            let mut ring = lock(ring);
-            while let Some(recorded) = ring.pending.front().copied().filter(|first| first.position <= reached)
-            {
-                ring.pending.pop_front();
-                if !recorded.timed {
-                    ring.free.push(recorded.event);
-                }
-            }
-        }
         // Acquire: pairs with `record_stamp`: a position that was reached was counted.
         if self.unread.load(Ordering::Acquire) > 0 {
             let mut stamps = lock(&self.stamps);
@@ -323,8 +418,8 @@ impl Queue {
                 }
             }
         }
-        // Relaxed: see `room`.
-        self.seen.fetch_max(reached, Ordering::Relaxed);
+        // Release: what stood for these positions may be recorded anew (see `Ring::take_back`).
+        self.seen.fetch_max(reached, Ordering::Release);
         lane.advance(reached);
     }
 
@@ -353,9 +448,9 @@ impl Queue {
 
     /// Lets whoever waits for the word in another GPU's queue go: this one's context is broken.
     pub(super) fn let_go(&self) {
-        if let Carrier::Word { slot, base, recorded, .. } = &self.carrier {
+        if let Carrier::Word { slot, base } = &self.carrier {
             // Relaxed: what is still being recorded fails.
-            let last = base + recorded.load(Ordering::Relaxed);
+            let last = base + self.recorded.load(Ordering::Relaxed);
             // Release: those who go on were marked before.
             slot.word().fetch_max(last, Ordering::Release);
         }
@@ -385,12 +480,12 @@ impl Queue {
         if completed < watch.until && !settled {
             return if news { Look::News } else { Look::Same };
         }
-        if let Carrier::Word { recorded, minded, .. } = &self.carrier {
-            // Relaxed: for the pump's own decision; who polls later sets it again.
-            if !settled && minded.load(Ordering::Relaxed) && completed < recorded.load(Ordering::Relaxed) {
+        if matches!(self.carrier, Carrier::Word { .. }) {
+            // Relaxed: for the pump's own decision; who polls later has the lane minded again.
+            if !settled && lane.is_minded() && completed < self.recorded.load(Ordering::Relaxed) {
                 return Look::Mild;
             }
-            minded.store(false, Ordering::Relaxed);
+            lane.mind(false);
         }
         watch.listed = false;
         Look::Over
@@ -416,22 +511,22 @@ impl Queue {
         }
     }
 
-    fn record_cheap(&self, ring: &Mutex<Ring>, position: u64) -> Result<()> {
-        let mut ring = lock(ring);
-        let event = match ring.free.pop() {
+    /// Records one of the ring's events. Under the submit lock.
+    #[inline]
+    fn record_cheap(&self, ring: &Ring, position: u64) -> Result<()> {
+        // SAFETY: the submit lock is held.
+        let event = match unsafe { ring.take(&self.seen) } {
             Some(event) => event,
             None => self.gpu.event(false)?,
         };
-        match self.record_event(event) {
-            Ok(()) => {
-                ring.pending.push_back(Recorded { position, event, timed: false });
-                Ok(())
-            }
-            Err(error) => {
-                ring.free.push(event);
-                Err(error)
-            }
+        let outcome = self.record_event(event);
+        match outcome {
+            // SAFETY: as above.
+            Ok(()) => unsafe { ring.stand(position, event, false) },
+            // SAFETY: as above.
+            Err(_) => unsafe { ring.put_back(event) },
         }
+        outcome
     }
 
     /// Records a timed event, which will be the recording's time.
@@ -443,7 +538,8 @@ impl Queue {
         // Release: pairs with `settle`.
         self.unread.fetch_add(1, Ordering::Release);
         if let Carrier::Events(ring) = &self.carrier {
-            lock(ring).pending.push_back(Recorded { position, event, timed: true });
+            // SAFETY: the submit lock is held.
+            unsafe { ring.stand(position, event, true) };
         }
         Ok(stamp)
     }
@@ -473,7 +569,7 @@ impl BackendStream for Queue {
         match &self.carrier {
             Carrier::Events(_) if timed => {}
             Carrier::Events(ring) => self.record_cheap(ring, position)?,
-            Carrier::Word { slot, base, recorded, .. } => {
+            Carrier::Word { slot, base } => {
                 // SAFETY: the word is pinned, aligned, and never given back.
                 let code = unsafe {
                     (self.gpu.api.stream_write_value)(
@@ -489,10 +585,10 @@ impl BackendStream for Queue {
                     }
                     return Err(error);
                 }
-                // Relaxed: written under the submit lock; readers want only how far it went.
-                recorded.store(position, Ordering::Relaxed);
             }
         }
+        // Release: whoever reads it finds what stands for the position.
+        self.recorded.store(position, Ordering::Release);
         Ok(Signaled::Pending(stamp.map(|stamp| stamp as Arc<dyn Stamp>)))
     }
 
@@ -526,23 +622,20 @@ impl BackendStream for Queue {
         Ok(Flushed::All)
     }
 
+    fn word(&self) -> Option<Word> {
+        match &self.carrier {
+            Carrier::Events(_) => None,
+            Carrier::Word { slot, base } => Some(Word { at: slot.word(), base: *base }),
+        }
+    }
+
     #[inline]
     fn poll(&self) {
-        if let Carrier::Word { slot, base, minded, .. } = &self.carrier {
-            // Acquire: as in `reached`. Relaxed: an old value of `seen` only looks again.
-            if slot.word().load(Ordering::Acquire) - base <= self.seen.load(Ordering::Relaxed) {
-                // Relaxed: only to spare the lock.
-                if !minded.load(Ordering::Relaxed) {
-                    minded.store(true, Ordering::Relaxed);
-                    if let Some(lane) = self.lane.upgrade() {
-                        self.mind(lane);
-                    }
-                }
-                return;
-            }
-        }
-        if let Some(lane) = self.lane.upgrade() {
-            self.collect(&lane);
+        let Some(lane) = self.lane.upgrade() else { return };
+        self.collect(&lane);
+        if matches!(self.carrier, Carrier::Word { .. }) && !lane.is_minded() {
+            lane.mind(true);
+            self.mind(lane);
         }
     }
 
@@ -575,15 +668,16 @@ impl Drop for Queue {
         let mut retired = Retired::default();
         match &mut self.carrier {
             Carrier::Events(ring) => {
-                let ring = std::mem::take(ring.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
-                retired.events = ring.free;
-                retired
-                    .events
-                    .extend(ring.pending.iter().filter(|recorded| !recorded.timed).map(|it| it.event));
+                let spare = ring.spare.0.get_mut();
+                retired.events = std::mem::take(&mut spare.events);
+                retired.events.append(&mut spare.late);
+                let taken = spare.taken;
+                // Relaxed: nobody records any more.
+                retired.events.extend(ring.untimed(taken, self.recorded.load(Ordering::Relaxed)));
             }
-            // Relaxed: nobody records any more.
-            Carrier::Word { slot, base, recorded, .. } => {
-                retired.word = Some((*slot, *base + recorded.load(Ordering::Relaxed)));
+            // Relaxed: as above.
+            Carrier::Word { slot, base } => {
+                retired.word = Some((*slot, *base + self.recorded.load(Ordering::Relaxed)));
             }
         }
         match self.keep_alive.take() {
