@@ -1,6 +1,10 @@
 //! `gpu-events pipeline`: a file's fs-verity digest, computed by stages whose order is made by events alone.
 
 mod bar;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(any(feature = "cuda", all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim))))]
+mod gpu;
 mod interrupt;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
 mod metal;
@@ -32,14 +36,32 @@ use source::Source;
 use stages::{CpuStages, Layout, Stages};
 
 const STREAMS_LIMIT: u16 = 256;
-/// However many cores there are: one stream reads for all, about ten times as fast as another hashes, and buffers
-/// should not grow for nothing.
-const DEFAULT_STREAMS_LIMIT: usize = 16;
 const IN_FLIGHT_LIMIT: u32 = 1 << 12;
 
-/// Large enough that its dozen events and waits vanish beside half a millisecond of hashing, small enough that it is
-/// still in a shared cache when it is hashed. Measured: 256 KiB takes 3 % longer, 4 KiB a multiple.
-const CHUNK: &str = "1M";
+/// What the options are unless they are given.
+#[derive(Clone, Copy)]
+struct Defaults {
+    readers: usize,
+    hashers: usize,
+    chunk: u64,
+}
+
+impl Defaults {
+    fn of(backend: &str) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        match backend {
+            // A GPU hashes faster than one stream reads. Few streams hash: they, the upload and the download share the
+            // driver's eight connections, and one that waits holds up the others on its connection. However few blocks
+            // a chunk has, to hash one takes the same time (reckoned, not measured: 0.2 ms), so there are more.
+            "cuda" => Self { readers: cores.min(4), hashers: 4, chunk: 2 << 20 },
+            // However many cores there are, one stream reads for 16, about ten times as fast as another hashes, and
+            // buffers should not grow for nothing. The chunk is large enough that its dozen events and waits vanish
+            // beside half a millisecond of hashing, small enough that it is still in a shared cache when it is hashed.
+            // Measured: 256 KiB takes 3 % longer, 4 KiB a multiple.
+            _ => Self { readers: 1, hashers: cores.min(16), chunk: 1 << 20 },
+        }
+    }
+}
 
 /// What the buffers may take in all; with a GPU twice that, since it has its own beside them. A mistyped size is told so,
 /// rather than left to the OOM killer.
@@ -58,17 +80,21 @@ pub(crate) struct PipelineArgs {
     #[arg(long, default_value = "cpu")]
     device: String,
 
-    /// Streams that hash [default: one for each core, at most 16]
+    /// Streams that hash [default: one for each core, at most 16; with CUDA 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(STREAMS_LIMIT)))]
     streams: Option<u16>,
 
-    /// Bytes read, hashed and collected at a time: a multiple of 4 KiB, such as 64K or 1MiB
-    #[arg(long, value_name = "SIZE", default_value = CHUNK, value_parser = units::parse_chunk)]
-    chunk: u64,
+    /// Streams that read [default: 1; with CUDA one for each core, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(STREAMS_LIMIT)))]
+    readers: Option<u16>,
 
-    /// Chunks submitted ahead of those collected [default: 8 for each stream]
+    /// Bytes read, hashed and collected at a time: a multiple of 4 KiB, such as 64K or 1MiB [default: 1M; with CUDA 2M]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_chunk)]
+    chunk: Option<u64>,
+
+    /// Chunks submitted ahead of those collected [default: 8 for each stream that hashes]
     ///
-    /// They share buffers, of which there are at most two for each stream and two more. A GPU may take fewer.
+    /// They share buffers, of which there are at most two for each stream that reads or hashes. A GPU may take fewer.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(IN_FLIGHT_LIMIT)))]
     in_flight: Option<u32>,
 
@@ -87,11 +113,13 @@ pub(crate) fn run(args: &PipelineArgs) -> anyhow::Result<()> {
     let name = args.file.display();
     let source = Arc::new(open(&args.file).with_context(|| name.to_string())?);
     let bytes = source.len().with_context(|| name.to_string())?;
-    let streams = args.streams.map_or_else(default_streams, usize::from);
-    let plan = plan(bytes, args.chunk, streams, args.in_flight)?;
     let device = Device::open(&args.device).with_context(|| args.device.clone())?;
     // Whatever way this returns, nothing goes on in the back: work not begun is dropped, not done.
     let _close = Close(&device);
+    let defaults = Defaults::of(device.info().backend);
+    let readers = args.readers.map_or(defaults.readers, usize::from);
+    let hashers = args.streams.map_or(defaults.hashers, usize::from);
+    let plan = plan(bytes, args.chunk.unwrap_or(defaults.chunk), readers, hashers, args.in_flight)?;
     let stop = interrupt::on_ctrl_c(&device)?;
 
     let rounds = if args.compare { ROUNDS } else { 1 };
@@ -101,7 +129,7 @@ pub(crate) fn run(args: &PipelineArgs) -> anyhow::Result<()> {
     let (mut pipelined, mut one_stream) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         // Interleaved, so that what else goes on in the machine meets both ways alike.
-        pipelined.push(job.run(Layout::Pipelined { hashers: streams }).with_context(|| name.to_string())?);
+        pipelined.push(job.run(Layout::Pipelined { readers, hashers }).with_context(|| name.to_string())?);
         if args.compare {
             one_stream.push(job.run(Layout::OneStream).with_context(|| name.to_string())?);
         }
@@ -132,18 +160,21 @@ fn open(path: &Path) -> anyhow::Result<File> {
     Ok(File::open(path)?)
 }
 
-fn default_streams() -> usize {
-    thread::available_parallelism().map_or(1, |cores| cores.get().min(DEFAULT_STREAMS_LIMIT))
-}
-
-fn plan(bytes: u64, chunk: u64, streams: usize, in_flight: Option<u32>) -> anyhow::Result<Plan> {
+fn plan(
+    bytes: u64,
+    chunk: u64,
+    readers: usize,
+    hashers: usize,
+    in_flight: Option<u32>,
+) -> anyhow::Result<Plan> {
     // A buffer needs no room for what the file does not have.
     let chunk = chunk.min(bytes.checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX)).max(BLOCK as u64);
-    let in_flight = in_flight.map_or(8 * streams, |in_flight| in_flight as usize);
-    // For each hashing stream one chunk at work and one that is ready when it is done, and two that are read and
-    // collected meanwhile: more would only be farther from the caches.
-    let slots =
-        in_flight.min(2 * streams + 2).min(usize::try_from(bytes.div_ceil(chunk)).unwrap_or(usize::MAX));
+    let in_flight = in_flight.map_or(8 * hashers, |in_flight| in_flight as usize);
+    // For each hashing stream one chunk at work and one that is ready when it is done, and for each reading one two that
+    // are read and collected meanwhile: more would only be farther from the caches.
+    let slots = in_flight
+        .min(2 * (readers + hashers))
+        .min(usize::try_from(bytes.div_ceil(chunk)).unwrap_or(usize::MAX));
     let buffers = chunk.checked_mul(slots as u64).filter(|buffers| *buffers <= BUFFERS_LIMIT);
     ensure!(
         buffers.is_some(),
@@ -182,7 +213,15 @@ fn run_on(
     let stages: Box<dyn Stages> = match device.info().backend {
         "cpu" => Box::new(CpuStages::new(device, layout, plan, Arc::clone(&source))?),
         #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
-        "metal" => Box::new(metal::MetalStages::new(device, layout, plan, Arc::clone(&source))?),
+        "metal" => {
+            let gpu = metal::MetalGpu::new(device)?;
+            Box::new(gpu::GpuStages::new(device, gpu, layout, plan, Arc::clone(&source))?)
+        }
+        #[cfg(feature = "cuda")]
+        "cuda" => {
+            let gpu = cuda::CudaGpu::new(device)?;
+            Box::new(gpu::GpuStages::new(device, gpu, layout, plan, Arc::clone(&source))?)
+        }
         backend => bail!("{}: the pipeline has no stages for {backend} devices", device.name()),
     };
     let run = run::run(plan, &*stages, stop, collected)?;

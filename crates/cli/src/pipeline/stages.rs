@@ -40,8 +40,8 @@ pub(crate) trait Stages {
 /// Which streams the work is laid out on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// Each stage has its own: one reads, so many hash, one collects.
-    Pipelined { hashers: usize },
+    /// Each stage has its own: so many read, so many hash, one collects.
+    Pipelined { readers: usize, hashers: usize },
     /// All stages share one stream, or one of each device: the same work, one piece after the other.
     OneStream,
 }
@@ -74,8 +74,8 @@ impl CpuStages {
     ) -> anyhow::Result<Self> {
         let stream = |label: String| device.create_stream_with(&StreamOptions::new().label(label));
         let streams = match layout {
-            Layout::Pipelined { hashers } => [
-                vec![stream("read".into())?],
+            Layout::Pipelined { readers, hashers } => [
+                (0..readers).map(|n| stream(format!("read {n}"))).collect::<Result<_, _>>()?,
                 (0..hashers).map(|n| stream(format!("hash {n}"))).collect::<Result<_, _>>()?,
                 vec![stream("collect".into())?],
             ],

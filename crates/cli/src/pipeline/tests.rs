@@ -90,19 +90,31 @@ fn root_of(bytes: &[u8]) -> Hash {
     tree.root()
 }
 
-const PIPELINED: Layout = Layout::Pipelined { hashers: 2 };
+const PIPELINED: Layout = Layout::Pipelined { readers: 1, hashers: 2 };
 
 fn run_over(source: Memory, layout: Layout, chunk: u64, in_flight: u32) -> anyhow::Result<Run> {
-    let device = Device::open("cpu").unwrap();
+    run_over_on("cpu", source, layout, chunk, in_flight)
+}
+
+fn run_over_on(
+    device: &str,
+    source: Memory,
+    layout: Layout,
+    chunk: u64,
+    in_flight: u32,
+) -> anyhow::Result<Run> {
+    let stages = if device == "cpu" { 3 } else { 5 };
+    let device = Device::open(device).unwrap();
     // Held for as long as the run: a dropped signal settles its event as well.
     let (stop, _signal) = device.host_event().unwrap();
-    let hashers = if let Layout::Pipelined { hashers } = layout { hashers } else { 1 };
-    let plan = plan(source.len()?, chunk, hashers, Some(in_flight))?;
+    let (readers, hashers) =
+        if let Layout::Pipelined { readers, hashers } = layout { (readers, hashers) } else { (1, 1) };
+    let plan = plan(source.len()?, chunk, readers, hashers, Some(in_flight))?;
     let mut collected = 0;
     let run = run_on(&device, layout, &plan, Arc::new(source), &stop, |bytes| collected += bytes)?;
     assert_eq!(collected, plan.bytes);
     assert!(run.peak_chunks <= plan.slots, "{} chunks in {} buffers", run.peak_chunks, plan.slots);
-    assert_eq!(run.recorded, plan.chunks() * 6);
+    assert_eq!(run.recorded, plan.chunks() * 2 * stages);
     for (name, _, totals) in &run.stages {
         assert!(totals.alone <= totals.busy && totals.busy <= totals.device, "{name}: {totals:?}");
         assert!(totals.busy <= run.wall.as_nanos() as u64, "{name}: {totals:?} in {:?}", run.wall);
@@ -115,12 +127,13 @@ fn every_layout_gives_the_same_root() {
     for len in [0, 1, 4096, 4097, 40 * 4096 + 17] {
         let bytes = bytes(len);
         let root = root_of(&bytes);
-        for hashers in [1, 2, 3, 16] {
+        for (readers, hashers) in [(1, 1), (1, 2), (2, 3), (5, 1), (1, 16)] {
             for chunk in [4096, 3 * 4096, 1 << 20] {
                 for in_flight in [1, 2, 3, 64] {
                     let source = Memory { bytes: bytes.clone(), ..Memory::default() };
-                    let run = run_over(source, Layout::Pipelined { hashers }, chunk, in_flight).unwrap();
-                    assert_eq!(run.root, root, "{len} bytes, {hashers}, {chunk}, {in_flight}");
+                    let run =
+                        run_over(source, Layout::Pipelined { readers, hashers }, chunk, in_flight).unwrap();
+                    assert_eq!(run.root, root, "{len} bytes, {readers}, {hashers}, {chunk}, {in_flight}");
                 }
             }
         }
@@ -184,7 +197,7 @@ fn stopping_does_not_wait_for_a_read_that_hangs() {
     let (stop, signal) = device.host_event().unwrap();
     let source = Arc::new(Memory { bytes: bytes(100_000), gate: Some(Gate::default()), ..Memory::default() });
     let gate = source.gate.as_ref().unwrap();
-    let plan = plan(100_000, 4096, 2, None).unwrap();
+    let plan = plan(100_000, 4096, 1, 2, None).unwrap();
     thread::scope(|scope| {
         let run = scope.spawn(|| run_on(&device, PIPELINED, &plan, source.clone(), &stop, |_| ()));
         gate.until_somebody_waits();
@@ -199,18 +212,47 @@ fn stopping_does_not_wait_for_a_read_that_hangs() {
 
 #[test]
 fn plans_are_bounded() {
-    let slots = |bytes, chunk, streams, in_flight| plan(bytes, chunk, streams, in_flight).unwrap().slots;
+    let slots = |bytes, chunk, streams, in_flight| plan(bytes, chunk, 1, streams, in_flight).unwrap().slots;
     assert_eq!(slots(1 << 40, 1 << 20, 2, None), 6);
     assert_eq!(slots(1 << 40, 1 << 20, 2, Some(3)), 3);
     assert_eq!(slots(1 << 20, 1 << 20, 2, None), 1);
     assert_eq!(slots(0, 1 << 20, 2, None), 0);
     // A small file needs no large buffers, whatever was asked for.
-    let small = plan(5000, 1 << 40, 2, None).unwrap();
+    let small = plan(5000, 1 << 40, 1, 2, None).unwrap();
     assert_eq!((small.chunk, small.slots, small.chunks()), (8192, 1, 1));
-    let error = plan(1 << 50, 1 << 40, 2, None).unwrap_err();
+    let error = plan(1 << 50, 1 << 40, 1, 2, None).unwrap_err();
     assert_eq!(
         error.to_string(),
         "6 buffers of 1024 GiB are more than 1 GiB in all: choose a smaller --chunk, or fewer --streams or --in-flight"
     );
-    assert!(plan(u64::MAX, u64::MAX - 4095, 2, None).is_err());
+    assert!(plan(u64::MAX, u64::MAX - 4095, 1, 2, None).is_err());
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU: cargo test -p gpu-events-cli --lib cuda -- --ignored"]
+fn cuda_gives_the_same_root_in_every_layout() {
+    let pipelined = |readers, hashers| Layout::Pipelined { readers, hashers };
+    for len in [0, 1, 4095, 4096, 4097, 33 * 4096 - 61, (40 << 20) + 4099] {
+        let bytes = bytes(len);
+        let root = root_of(&bytes);
+        for layout in [Layout::OneStream, pipelined(1, 1), pipelined(4, 4), pipelined(2, 9)] {
+            for (chunk, in_flight) in [(1 << 16, 1), (1 << 16, 64), (2 << 20, 32)] {
+                let source = Memory { bytes: bytes.clone(), ..Memory::default() };
+                let run = run_over_on("cuda:0", source, layout, chunk, in_flight).unwrap();
+                assert_eq!(run.root, root, "{len} bytes, {layout:?}, {chunk}, {in_flight}");
+            }
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU: cargo test -p gpu-events-cli --lib cuda -- --ignored"]
+fn cuda_passes_on_what_the_system_says_of_a_read() {
+    for layout in [PIPELINED, Layout::OneStream] {
+        let source = Memory { bytes: bytes(100_000), fails_at: Some(50_000), ..Memory::default() };
+        let error = run_over_on("cuda:0", source, layout, 4096, 8).unwrap_err();
+        assert_eq!(format!("{error:#}"), "can't be read at byte 49152: the disk is on fire");
+    }
 }

@@ -1,4 +1,4 @@
-//! The Metal kernel's text, compiled as C++: its algorithm, if not its compiler.
+//! The kernels' text, compiled as C++: their algorithm, if not their compilers.
 
 use std::fs;
 use std::path::Path;
@@ -18,29 +18,66 @@ typedef unsigned int uint;
 namespace metal {}
 ";
 
+/// How `main` runs one thread of Metal's.
+const METAL: &str = r#"
+#include "sha256.metal"
+
+void run(unsigned *data, unsigned *hashes, unsigned length, unsigned block) {
+    sha256_blocks(data, hashes, length, block);
+}
+"#;
+
+/// CUDA's words that C++ lacks, and how `main` runs one of its threads: in groups of 32, as the pipeline does.
+const CUDA: &str = r#"
+#define __device__
+#define __global__
+#define __constant__
+struct uint3 { unsigned x, y, z; } threadIdx, blockIdx, blockDim;
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+
+unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+    const unsigned long long both = (unsigned long long)high << 32 | low;
+    unsigned result = 0;
+    for (int byte = 0; byte < 4; byte++) {
+        result |= (unsigned)(both >> 8 * (selector >> 4 * byte & 7) & 0xff) << 8 * byte;
+    }
+    return result;
+}
+
+#include "sha256.cu"
+
+void run(unsigned *data, unsigned *hashes, unsigned length, unsigned block) {
+    blockDim.x = 32;
+    blockIdx.x = block / 32;
+    threadIdx.x = block % 32;
+    sha256_blocks(data, hashes, length);
+}
+"#;
+
 /// Hashes the file that it is given as the GPU would, with what is left of another chunk behind the end of the data,
 /// and more threads than blocks.
 const MAIN: &str = r#"
 #include <cstdio>
-#include <vector>
-#include "sha256.metal"
+#include "kernel.h"
+
+alignas(16) static unsigned data[1 << 19], hashes[8 * (512 + 3)];
 
 int main(int, char **arguments) {
+    for (unsigned &word : data) word = 0xa5a5a5a5;
+    for (unsigned &word : hashes) word = 0x5a5a5a5a;
     std::FILE *file = std::fopen(arguments[1], "rb");
-    std::vector<uint> data(1 << 19, 0xa5a5a5a5);
-    const uint length = std::fread(data.data(), 1, 4 * data.size(), file);
-    const uint blocks = (length + 4095) / 4096;
-    std::vector<uint> hashes(8 * (blocks + 3), 0x5a5a5a5a);
-    for (uint block = blocks + 3; block-- > 0;) {
-        sha256_blocks(data.data(), hashes.data(), length, block);
+    const unsigned length = std::fread(data, 1, sizeof data, file);
+    const unsigned blocks = (length + 4095) / 4096;
+    for (unsigned block = blocks + 3; block-- > 0;) {
+        run(data, hashes, length, block);
     }
-    for (uint beyond = 8 * blocks; beyond < hashes.size(); beyond++) {
+    for (unsigned beyond = 8 * blocks; beyond < 8 * (blocks + 3); beyond++) {
         if (hashes[beyond] != 0x5a5a5a5a) {
             return 1;
         }
     }
     std::FILE *result = std::fopen(arguments[2], "wb");
-    return std::fwrite(hashes.data(), 32, blocks, result) != blocks || std::fclose(result) != 0;
+    return std::fwrite(hashes, 32, blocks, result) != blocks || std::fclose(result) != 0;
 }
 "#;
 
@@ -50,16 +87,27 @@ fn succeeded(status: std::io::Result<ExitStatus>, what: &str) {
 }
 
 #[test]
-fn the_kernel_computes_sha256() {
+fn metals_kernel_computes_sha256() {
+    computes_sha256("src/pipeline/sha256.metal", METAL);
+}
+
+#[test]
+fn cudas_kernel_computes_sha256() {
+    computes_sha256("kernels/sha256.cu", CUDA);
+}
+
+fn computes_sha256(kernel: &str, run: &str) {
     if let Err(error) = Command::new("c++").arg("--version").output() {
         println!("skipped: there is no C++ compiler to be had as `c++`: {error}");
         return;
     }
     let dir = temp_dir();
     let path = |name: &str| dir.path().join(name);
-    let kernel = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pipeline/sha256.metal");
-    fs::copy(kernel, path("sha256.metal")).expect("the kernel");
+    let kernel = Path::new(env!("CARGO_MANIFEST_DIR")).join(kernel);
+    let name = kernel.file_name().and_then(|name| name.to_str()).expect("a name");
+    fs::copy(&kernel, path(name)).expect("the kernel");
     fs::write(path("metal_stdlib"), METAL_STDLIB).expect("room for a few lines");
+    fs::write(path("kernel.h"), run).expect("room for a few lines");
     fs::write(path("main.cpp"), MAIN).expect("room for a few lines");
     let program = path(&format!("kernel{}", std::env::consts::EXE_SUFFIX));
     let mut compile = Command::new("c++");
