@@ -256,21 +256,22 @@ impl Slot {
     fn status(&self) -> Status {
         // Acquire: pairs with `set` and `set_done`.
         let state = self.state.load(Ordering::Acquire);
-        match state & TAG {
-            DONE => Status::Complete,
-            UNRECORDED => Status::Unrecorded,
-            HOME => match self.home() {
-                Some(lane) => {
-                    let status = lane.status(state >> SHIFT);
-                    if status == Status::Complete {
-                        self.know(state);
-                    }
-                    status
-                }
-                None => unreachable!("set before the state was"),
-            },
-            _ => self.status_away(),
+        if state & TAG == DONE { Status::Complete } else { self.status_of(state) }
+    }
+
+    /// As [`status`](Self::status), where the state alone does not tell.
+    #[inline(never)]
+    fn status_of(&self, state: u64) -> Status {
+        if state & TAG == HOME
+            && let Some(lane) = self.home()
+        {
+            let status = lane.status(state >> SHIFT);
+            if status == Status::Complete {
+                self.know(state);
+            }
+            return status;
         }
+        if state == UNRECORDED { Status::Unrecorded } else { self.status_away() }
     }
 
     /// As [`status`](Self::status), as part of a look at many events.
@@ -278,16 +279,27 @@ impl Slot {
     fn status_in(&self, round: Round) -> Status {
         // Acquire: as in `status`.
         let state = self.state.load(Ordering::Acquire);
-        match (state & TAG, self.home()) {
-            (HOME, Some(lane)) => {
-                let status = lane.status_in(round, state >> SHIFT);
-                if status == Status::Complete {
-                    self.know(state);
-                }
-                status
-            }
-            _ => self.status(),
+        if state & TAG == HOME
+            && let Some(lane) = self.home()
+            && lane.is_pending_in(round, state >> SHIFT)
+        {
+            return Status::Pending;
         }
+        self.status_in_slow(round, state)
+    }
+
+    #[inline(never)]
+    fn status_in_slow(&self, round: Round, state: u64) -> Status {
+        if state & TAG == HOME
+            && let Some(lane) = self.home()
+        {
+            let status = lane.status_in(round, state >> SHIFT);
+            if status == Status::Complete {
+                self.know(state);
+            }
+            return status;
+        }
+        self.status()
     }
 
     #[cold]

@@ -449,20 +449,32 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     /// As [`progress`](Self::progress), as part of a look at many positions.
     #[inline]
     pub(crate) fn progress_in(&self, round: Round, position: u64) -> Progress {
-        // Relaxed: the round is this thread's, and so is its number.
-        if self.core.asked.load(Ordering::Relaxed) == round.0 {
-            self.need(position);
+        if self.was_asked_in(round) {
             return self.core.timeline.progress(position);
         }
         let progress = self.progress(position);
-        if progress == Progress::Pending {
+        // Where somebody has to submit first, each position has to be asked for.
+        let by_others = self.core.traits.batches || matches!(self.core.producer, Producer::External(_));
+        if progress == Progress::Pending && !by_others {
+            // Relaxed: as in `was_asked_in`.
             self.core.asked.store(round.0, Ordering::Relaxed);
         }
         progress
     }
 
-    /// As [`status`](Self::status), as part of a look at many positions.
     #[inline]
+    fn was_asked_in(&self, round: Round) -> bool {
+        // Relaxed: the round is this thread's, and so is its number.
+        self.core.asked.load(Ordering::Relaxed) == round.0
+    }
+
+    /// Whether `position` is pending, as far as the driver was asked in this round.
+    #[inline]
+    pub(crate) fn is_pending_in(&self, round: Round, position: u64) -> bool {
+        self.was_asked_in(round) && self.core.timeline.progress(position) == Progress::Pending
+    }
+
+    /// As [`status`](Self::status), as part of a look at many positions.
     pub(crate) fn status_in(&self, round: Round, position: u64) -> Status {
         match self.progress_in(round, position) {
             Progress::Complete => Status::Complete,

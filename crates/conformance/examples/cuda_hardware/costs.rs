@@ -1,11 +1,12 @@
 //! What a recording costs to make and to ask for.
 
 use crate::measure::{self, Bench, Entry, drain, in_turn, nanos, ratio, reach, step};
-use gpu_events::{Device, EventPool, Result, Signal, Status, Stream, cuda};
+use gpu_events::{Device, EventPool, Result, Signal, Status, Stream, cuda, statuses};
 use std::{hint::black_box, time::Instant};
 
-/// Calls in one timing; the stream is drained in between.
-const CALLS: usize = 20;
+/// Calls in one timing; the stream is drained in between. A few as they come between launches, and as many as a stream has
+/// room for.
+const CALLS: [usize; 2] = [20, 200];
 const ROUNDS: usize = 2_000;
 const STATUSES: usize = 1_000;
 const PENDING: usize = 1_000;
@@ -14,7 +15,7 @@ const STREAMS: usize = 8;
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     for signal in [Signal::Cheap, Signal::Prompt] {
         let device = cuda::open(0, signal)?;
-        recording(bench, &device, signal)?;
+        CALLS.into_iter().try_for_each(|calls| recording(bench, &device, signal, calls))?;
         status(bench, &device, signal)?;
         polling(bench, &device, signal)?;
     }
@@ -22,23 +23,33 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 }
 
 /// Nanoseconds of one of the calls of a round.
-fn timed(mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
+fn timed(calls: usize, mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
     let begun = Instant::now();
-    for index in 0..CALLS {
+    for index in 0..calls {
         call(index)?;
     }
-    Ok(nanos(begun) / CALLS as f64)
+    Ok(nanos(begun) / calls as f64)
 }
 
-fn whole<'a>(name: &str, pool: &'a EventPool, stream: &'a Stream) -> Entry<'a> {
+/// Acquires, records and drops, by the one call for the first two.
+fn whole<'a>(name: &str, calls: usize, stream: &'a Stream) -> Entry<'a> {
     Entry::new(format!("ours: acquire+record+drop, {name}"), move || {
-        let time = timed(|_| pool.acquire().record(stream))?;
+        let time = timed(calls, |_| stream.record().map(drop))?;
         drain(stream)?;
         Ok(time)
     })
 }
 
-fn recording(bench: &Bench, device: &Device, signal: Signal) -> Result<()> {
+/// The same, by two calls.
+fn in_steps<'a>(name: &str, calls: usize, pool: &'a EventPool, stream: &'a Stream) -> Entry<'a> {
+    Entry::new(format!("ours: the same in three steps, {name}"), move || {
+        let time = timed(calls, |_| pool.acquire().record(stream))?;
+        drain(stream)?;
+        Ok(time)
+    })
+}
+
+fn recording(bench: &Bench, device: &Device, signal: Signal, calls: usize) -> Result<()> {
     let pool = &device.pool();
     let (quiet, exposed) = (&device.create_stream()?, &device.create_stream()?);
     let on_exposed = exposed.cuda()?.raw();
@@ -48,19 +59,19 @@ fn recording(bench: &Bench, device: &Device, signal: Signal) -> Result<()> {
         Signal::Cheap => {
             let one = bench.event(measure::UNTIMED)?;
             entries.push(Entry::new("raw: cuEventRecord, one event again and again", move || {
-                let time = timed(|_| bench.record(one, stream))?;
+                let time = timed(calls, |_| bench.record(one, stream))?;
                 bench.drain(stream)?;
                 Ok(time)
             }));
-            let many = bench.events(CALLS)?;
-            let again = bench.events(CALLS)?;
+            let many = bench.events(calls)?;
+            let again = bench.events(calls)?;
             entries.push(Entry::new("raw: cuEventRecord, as many events as are pending", move || {
-                let time = timed(|index| bench.record(many[index], stream))?;
+                let time = timed(calls, |index| bench.record(many[index], stream))?;
                 bench.drain(stream)?;
                 Ok(time)
             }));
             entries.push(Entry::new("raw: the same, on our stream whose handle was taken", move || {
-                let time = timed(|index| bench.record(again[index], on_exposed))?;
+                let time = timed(calls, |index| bench.record(again[index], on_exposed))?;
                 bench.drain(on_exposed)?;
                 Ok(time)
             }));
@@ -73,7 +84,7 @@ fn recording(bench: &Bench, device: &Device, signal: Signal) -> Result<()> {
             ] {
                 entries.push(Entry::new(name, move || {
                     let next = word.get() + 1;
-                    let time = timed(|index| bench.write(stream, word, next + index as u64))?;
+                    let time = timed(calls, |index| bench.write(stream, word, next + index as u64))?;
                     bench.drain(stream)?;
                     Ok(time)
                 }));
@@ -81,14 +92,14 @@ fn recording(bench: &Bench, device: &Device, signal: Signal) -> Result<()> {
             // As often as there are raw rows in the other mode, so that the rows below have the same numbers.
             let one = bench.event(measure::UNTIMED)?;
             entries.push(Entry::new("raw: cuEventRecord, for comparison", move || {
-                let time = timed(|_| bench.record(one, stream))?;
+                let time = timed(calls, |_| bench.record(one, stream))?;
                 bench.drain(stream)?;
                 Ok(time)
             }));
         }
     }
     entries.push(Entry::new("raw: cuEventCreate+record+destroy", move || {
-        let time = timed(|_| {
+        let time = timed(calls, |_| {
             let event = bench.event(measure::UNTIMED)?;
             bench.record(event, stream)?;
             // SAFETY: nobody else has it.
@@ -97,23 +108,25 @@ fn recording(bench: &Bench, device: &Device, signal: Signal) -> Result<()> {
         bench.drain(stream)?;
         Ok(time)
     }));
-    entries.push(whole("handle not taken", pool, quiet));
-    entries.push(whole("handle taken", pool, exposed));
+    entries.push(whole("handle not taken", calls, quiet));
+    entries.push(whole("handle taken", calls, exposed));
+    entries.push(in_steps("handle not taken", calls, pool, quiet));
+    entries.push(in_steps("handle taken", calls, pool, exposed));
     for (name, stream) in [("not taken", quiet), ("taken", exposed)] {
         let kept = pool.acquire();
         entries.push(Entry::new(format!("ours: record alone, one event again, handle {name}"), move || {
-            let time = timed(|_| kept.record(stream))?;
+            let time = timed(calls, |_| kept.record(stream))?;
             drain(stream)?;
             Ok(time)
         }));
     }
-    let kept: Vec<_> = (0..CALLS).map(|_| pool.acquire()).collect();
+    let kept: Vec<_> = (0..calls).map(|_| pool.acquire()).collect();
     entries.push(Entry::new("ours: record alone, as many as are pending, not taken", move || {
-        let time = timed(|index| kept[index].record(quiet))?;
+        let time = timed(calls, |index| kept[index].record(quiet))?;
         drain(quiet)?;
         Ok(time)
     }));
-    let title = format!("{signal:?}: recording, rounds of {CALLS}, drained in between");
+    let title = format!("{signal:?}: recording, rounds of {calls}, drained in between");
     let all = in_turn(&title, "ns", ROUNDS, entries)?;
     let ours = [("handle not taken", all[4].median), ("handle taken", all[5].median)];
     match signal {
@@ -224,6 +237,16 @@ fn polling(bench: &Bench, device: &Device, signal: Signal) -> Result<()> {
                     Ok(time)
                 }
             }),
+            Entry::new("ours: statuses of all", || {
+                let begun = Instant::now();
+                let all = statuses(events);
+                let time = nanos(begun);
+                if all.iter().all(|status| *status == Status::Pending) {
+                    Ok(time)
+                } else {
+                    Err(measure::failed("not pending behind a closed gate"))
+                }
+            }),
             Entry::new("ours: status each", || {
                 let begun = Instant::now();
                 let mut pending = true;
@@ -235,7 +258,8 @@ fn polling(bench: &Bench, device: &Device, signal: Signal) -> Result<()> {
             }),
         ],
     )?;
-    ratio("cuEventQuery / ours", all[0].median, all[1].median, "≥ 50");
+    ratio("cuEventQuery / statuses of all", all[0].median, all[1].median, "≥ 50");
+    ratio("cuEventQuery / status each", all[0].median, all[2].median, "≥ 50");
     gate.open();
     step("after the gate", || {
         events.iter().try_for_each(reach)?;

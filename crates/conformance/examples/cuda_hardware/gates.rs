@@ -2,6 +2,7 @@
 
 use crate::measure::{Bench, Gate, Word, drain, idle, step};
 use gpu_events::{Device, Result, Signal, Stream, WaitOptions, WaitStrategy, cuda};
+use gpu_events_conformance::cuda::Kernels;
 use std::{
     fmt::Write as _,
     time::{Duration, Instant},
@@ -10,6 +11,10 @@ use std::{
 const MOST: usize = 64;
 /// How long a stream that nothing holds back may take.
 const STOPPED: Duration = Duration::from_millis(100);
+/// Streams that have work at once, beside gated ones.
+const BUSY: usize = 16;
+const ROUNDS: usize = 8;
+const KERNEL: Duration = Duration::from_micros(50);
 const MAPPED: usize = 32;
 const MAP_ROWS: usize = 10;
 const MAP_STOPPED: Duration = Duration::from_millis(20);
@@ -20,12 +25,49 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         println!("\n{signal:?}: {:?}", device.capabilities().gates);
         free_stream(&device, signal)?;
     }
-    map(bench, "used first in the order of their making", false)?;
-    map(bench, "used first in the opposite order", true)
+    let device = cuda::open(0, Signal::Prompt)?;
+    println!(
+        "\nstreams of {BUSY} that get {ROUNDS} kernels each done within {STOPPED:?}, all at once beside closed gates"
+    );
+    for gates in [0, 1, 2, 4, 6, 7] {
+        let line = (1..=BUSY)
+            .map(|busy| beside(&device, gates, busy).map(|done| format!("{done:>3}")))
+            .collect::<Result<String>>()?;
+        println!("  {gates} gates, 1 to {BUSY} busy streams:{line}");
+    }
+    map(bench)
 }
 
-/// Whether work on a stream gets done.
+/// How many of `busy` streams with work go on beside so many that wait for the host.
+fn beside(device: &Device, gates: usize, busy: usize) -> Result<usize> {
+    let kernels = Kernels::of(0)?;
+    step(format_args!("{gates} gates beside {busy} busy streams"), || {
+        let gated = (0..gates).map(|_| device.create_stream()).collect::<Result<Vec<_>>>()?;
+        let streams = (0..busy).map(|_| device.create_stream()).collect::<Result<Vec<_>>>()?;
+        let (gate, open) = device.host_event()?;
+        gated.iter().try_for_each(|stream| stream.wait(&gate).map(drop))?;
+        for _ in 0..ROUNDS {
+            for stream in &streams {
+                kernels.spin(stream.cuda()?.raw(), KERNEL)?;
+                drop(stream.record()?);
+            }
+        }
+        let ends = streams.iter().map(Stream::record).collect::<Result<Vec<_>>>()?;
+        let options = WaitOptions::new().deadline(Instant::now() + STOPPED);
+        let mut done = 0;
+        for end in &ends {
+            done += usize::from(end.wait_with(&options)?.is_complete());
+        }
+        open.complete();
+        ends.iter().try_for_each(|event| event.synchronize())?;
+        gated.iter().try_for_each(drain)?;
+        Ok(done)
+    })
+}
+
+/// Whether a kernel on a stream gets done.
 fn goes_on(stream: &Stream) -> Result<bool> {
+    Kernels::of(0)?.spin(stream.cuda()?.raw(), Duration::ZERO)?;
     let options = WaitOptions::new().strategy(WaitStrategy::Spin).timeout(STOPPED);
     Ok(stream.record()?.wait_with(&options)?.is_complete())
 }
@@ -83,25 +125,19 @@ fn runs(outcomes: &[bool]) -> String {
 }
 
 /// Which of 32 new streams stand still while one of them waits for the host, alone.
-fn map(bench: &Bench, name: &str, reversed: bool) -> Result<()> {
+fn map(bench: &Bench) -> Result<()> {
     let streams: Vec<_> = step("new streams", || (0..MAPPED).map(|_| bench.stream()).collect())?;
     let words = (0..MAPPED).map(|_| bench.word()).collect::<Result<Vec<Word>>>()?;
-    let order: Vec<usize> = if reversed { (0..MAPPED).rev().collect() } else { (0..MAPPED).collect() };
-    step("first use", || {
-        order.iter().try_for_each(|index| {
-            bench.write(streams[*index], words[*index], 1)?;
-            bench.drain(streams[*index])
-        })
-    })?;
-    println!("\nraw streams, {name}: # stands still within {MAP_STOPPED:?} while the row's stream waits");
+    println!(
+        "\nraw streams, one after the other: # stands still within {MAP_STOPPED:?} while the row's stream waits"
+    );
     println!(
         "      {}",
         (0..MAPPED).map(|column| char::from(b'0' + (column % 10) as u8)).collect::<String>()
     );
     let mut gate: Gate = bench.gate()?;
     for row in 0..MAP_ROWS {
-        // The first use wrote a 1.
-        let written = row as u64 + 2;
+        let written = row as u64 + 1;
         let line = step(format_args!("stream {row} gated"), || {
             gate.close(bench, streams[row])?;
             let mut line = String::new();

@@ -27,6 +27,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     primitive::lock,
     stream::Signal,
+    time::host_nanos,
     timeline::Progress,
 };
 use std::{
@@ -58,6 +59,8 @@ pub(super) struct Queue {
     seen: AtomicU64,
     /// The last position that was given to the driver.
     recorded: AtomicU64,
+    /// Since when somebody polls a word without news, on the host's clock; 0 while nobody does.
+    polled_since: AtomicU64,
     /// Timed recordings whose time was not read yet.
     unread: AtomicUsize,
     /// How many incomplete recordings it takes.
@@ -253,6 +256,7 @@ impl Queue {
             carrier,
             seen: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
+            polled_since: AtomicU64::new(0),
             unread: AtomicUsize::new(0),
             depth,
             lane: lane.clone(),
@@ -420,6 +424,8 @@ impl Queue {
         }
         // Release: what stood for these positions may be recorded anew (see `Ring::take_back`).
         self.seen.fetch_max(reached, Ordering::Release);
+        // Relaxed: see `polled_in_vain`.
+        self.polled_since.store(0, Ordering::Relaxed);
         lane.advance(reached);
     }
 
@@ -500,7 +506,25 @@ impl Queue {
         }
     }
 
-    /// Has the pump look after the context while somebody polls a word.
+    /// A word would never tell that the context broke. Somebody polls it, and has for a while: from now on the pump looks
+    /// after that. Not at once, because to wake the pump takes longer than most polling lasts.
+    fn polled_in_vain(&self, lane: Arc<Lane<Self>>) {
+        const WHILE: u64 = 20_000;
+        let now = host_nanos();
+        // Relaxed, all three: guesses of when to begin; a wrong one costs a wake-up, or so long once more.
+        let since = self.polled_since.load(Ordering::Relaxed);
+        if since == 0 {
+            return self.polled_since.store(now.max(1), Ordering::Relaxed);
+        }
+        if now.saturating_sub(since) < WHILE {
+            return;
+        }
+        self.polled_since.store(0, Ordering::Relaxed);
+        lane.mind(true);
+        self.mind(lane);
+    }
+
+    /// Has the pump look after the context.
     #[cold]
     fn mind(&self, lane: Arc<Lane<Self>>) {
         let mut watch = lock(&self.watch);
@@ -632,10 +656,8 @@ impl BackendStream for Queue {
     #[inline]
     fn poll(&self) {
         let Some(lane) = self.lane.upgrade() else { return };
-        self.collect(&lane);
-        if matches!(self.carrier, Carrier::Word { .. }) && !lane.is_minded() {
-            lane.mind(true);
-            self.mind(lane);
+        if !self.collect(&lane) && matches!(self.carrier, Carrier::Word { .. }) {
+            self.polled_in_vain(lane);
         }
     }
 
