@@ -39,12 +39,24 @@ impl External {
 
     /// The work has been submitted: from now on the event is pending like any other.
     pub fn submitted(self) -> ExternalPending {
+        self.mark_submitted();
+        ExternalPending { signal: self.signal }
+    }
+
+    /// As [`submitted`](Self::submitted), where it is the driver that will say when it is done: nobody has to, and the lane
+    /// is kept by those who observe it alone.
+    #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+    pub(crate) fn left_to_driver(self) {
+        self.mark_submitted();
+        self.signal.let_go();
+    }
+
+    fn mark_submitted(&self) {
         if let Producer::External(submitted) = &self.lane.core.producer {
             // Release: pairs with the acquire in `is_unsubmitted`; what the submission wrote is there for whoever
             // sees it submitted.
             submitted.store(true, Ordering::Release);
         }
-        ExternalPending { signal: self.signal }
     }
 
     /// The work will not be submitted. The same as dropping this.

@@ -31,6 +31,12 @@ impl HostSignal {
         self.settle(Some(Error::with_text(ErrorKind::WorkFailed, reason)));
     }
 
+    /// Goes without a word: somebody else will say it.
+    #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+    pub(crate) fn let_go(mut self) {
+        self.lane = None;
+    }
+
     fn settle(&mut self, error: Option<Error>) {
         let Some(lane) = self.lane.take() else { return };
         if fork::happened() {

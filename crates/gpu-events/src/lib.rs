@@ -51,6 +51,8 @@
 //! - `cpu` (default): the CPU device.
 //! - `cuda` (default): NVIDIA's GPUs through CUDA, whose driver is loaded when the first is asked for. Where there is none,
 //!   everything else works.
+//! - `cudarc-0_19`: streams and events of [cudarc](https://docs.rs/cudarc) 0.19, and of what is made of it, as they are. A later
+//!   cudarc gets a feature of its own.
 //! - `metal` (default): GPUs through Metal, on Apple's systems. Elsewhere it brings nothing in, not even a dependency.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

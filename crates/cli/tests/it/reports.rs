@@ -80,6 +80,20 @@ fn an_empty_file_has_no_rates() {
 }
 
 #[test]
+fn the_list_says_why_there_is_no_cuda() {
+    let listing = json(stdout(&gpu_events(["devices", "--json"])));
+    let absent = listing["unavailable"].as_array().expect("a list");
+    // None where the machine has it.
+    for backend in absent.iter().filter(|backend| backend["backend"] == "cuda") {
+        let said = backend.to_string();
+        let looked_for = ["libcuda.so.1", "nvcuda.dll", "no GPU", "not compiled in", "does not start"];
+        assert!(looked_for.iter().any(|why| said.contains(why)), "{said}");
+        let text = gpu_events(["devices"]);
+        assert!(stdout(&text).lines().any(|line| line.starts_with("cuda  not available  ")), "{text:?}");
+    }
+}
+
+#[test]
 fn devices_lists_the_cpu() {
     let listing = json(stdout(&gpu_events(["devices", "--json"])));
     let devices = listing["devices"].as_array().expect("a list");

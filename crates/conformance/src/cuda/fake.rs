@@ -93,6 +93,20 @@ struct Stream {
     capture: Option<Capture>,
 }
 
+impl Stream {
+    fn new(gpu: u32) -> Self {
+        Self {
+            gpu,
+            ops: VecDeque::new(),
+            begun: None,
+            connected: false,
+            arrived: 0,
+            destroyed: false,
+            capture: None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Capture {
     nodes: Vec<u64>,
@@ -183,12 +197,25 @@ impl Machine {
     }
 
     fn stream(&mut self, raw: RawStream) -> Result<&mut Stream, Code> {
-        let stream = self.streams.get_mut(&(raw.addr() as u64)).filter(|stream| !stream.destroyed);
+        let id = match raw.addr() {
+            // Those without a handle are the current context's. That they serialise is left out.
+            number @ 0..=2 => self.default_stream(number as u64)?,
+            id => id as u64,
+        };
+        let stream = self.streams.get_mut(&id).filter(|stream| !stream.destroyed);
         let gpu = stream.as_ref().map(|stream| stream.gpu).ok_or(INVALID_HANDLE)?;
         if let Some(fault) = self.faults.get(&gpu) {
             return Err(*fault);
         }
         stream.ok_or(INVALID_HANDLE)
+    }
+
+    fn default_stream(&mut self, number: u64) -> Result<u64, Code> {
+        let gpu = current()?;
+        // Null is the legacy one.
+        let id = 1 << 40 | u64::from(gpu) << 8 | number.max(1);
+        self.streams.entry(id).or_insert_with(|| Stream::new(gpu));
+        Ok(id)
     }
 
     fn event(&mut self, raw: RawEvent) -> Result<&mut Event, Code> {
@@ -447,8 +474,7 @@ functions! {
         machine.healthy(gpu)?;
         machine.next += 16;
         let id = machine.next;
-        let made = Stream { gpu, ops: VecDeque::new(), begun: None, connected: false, arrived: 0, destroyed: false, capture: None };
-        machine.streams.insert(id, made);
+        machine.streams.insert(id, Stream::new(gpu));
         // SAFETY: the caller's.
         unsafe { put(stream, ptr::without_provenance_mut(id as usize)) };
         Ok(())

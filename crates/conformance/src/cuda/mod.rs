@@ -86,7 +86,7 @@ enum Work {
 }
 
 const FAULTS: &str =
-    "a fault ends the GPU's context for the whole process; `cuda_faults` has each in a process of its own";
+    "a fault ends the GPU's context for the whole process; the test `cuda` has each in a process of its own";
 
 fn said(code: u32) -> Error {
     Error::with_text(ErrorKind::Driver, format!("the driver answered {code}"))

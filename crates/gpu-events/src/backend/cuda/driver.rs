@@ -32,6 +32,8 @@ pub(super) const SUCCESS: Code = 0;
 const OUT_OF_MEMORY: Code = 2;
 pub(super) const NOT_READY: Code = 600;
 const CAPTURE: std::ops::RangeInclusive<Code> = 900..=909;
+/// The event was recorded under a capture, and has no state of its own until it is recorded again.
+pub(super) const CAPTURED_EVENT: Code = 907;
 
 pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
@@ -131,19 +133,29 @@ impl Api {
     }
 
     fn load() -> Result<Self> {
-        use cudarc::driver::sys;
+        use std::error::Error as _;
 
-        // SAFETY: this loads the library and lets it go again. Its initialisers are CUDA's own.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(unavailable(
-                "CUDA's driver is not installed: looked for libcuda.so, nvcuda.dll and their like",
-            ));
-        }
-        // SAFETY: it is there, so this does not panic.
-        let library = unsafe { sys::culib() };
+        // With the number first: without it is the name for linkers, which only a toolkit installs.
+        const NAMES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+        // SAFETY: this runs the library's initialisers, which are CUDA's own.
+        let libraries = NAMES.iter().map(|name| unsafe { libloading::Library::new(*name) });
+        let mut refused = Vec::new();
+        let found = libraries.filter_map(|library| library.map_err(|error| refused.push(error)).ok()).next();
+        let Some(library) = found else {
+            let in_words =
+                |error: &libloading::Error| error.source().map_or(error.to_string(), ToString::to_string);
+            let why: Vec<_> = refused.iter().map(in_words).collect();
+            return Err(unavailable(format!(
+                "CUDA's driver is not installed: looked for {} ({})",
+                NAMES.join(" and "),
+                why.join("; ")
+            )));
+        };
+        // Never unloaded: what it has started runs on.
+        let library: &'static libloading::Library = Box::leak(Box::new(library));
         let find = |name: &str| {
             // SAFETY: as the pointer that it is, a symbol of any type may be taken.
-            let symbol = unsafe { library.get::<*const c_void>(name.as_bytes()) };
+            let symbol = unsafe { library.get::<*const c_void>(name) };
             symbol.map_or(ptr::null(), |symbol| *symbol)
         };
         // SAFETY: CUDA's library has CUDA's functions under these names.

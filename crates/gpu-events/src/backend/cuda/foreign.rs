@@ -2,19 +2,19 @@
 
 use super::{
     driver::{
-        EVENT_DISABLE_TIMING, EVENT_INTERPROCESS, EVENT_RECORD_EXTERNAL, RawEvent, RawIpcHandle, is_capture,
-        is_fault,
+        CAPTURED_EVENT, EVENT_DISABLE_TIMING, EVENT_INTERPROCESS, EVENT_RECORD_EXTERNAL, RawEvent,
+        RawIpcHandle, SUCCESS, is_capture, is_fault,
     },
     gpu::{Gpu, Handle, KeepAlive},
     pump::{Look, Watched},
     queue::Queue,
 };
 use crate::{
-    backend::{BackendStream, Flushed, Gate, Lane, Signaled, Source, StreamTraits, Waited},
+    backend::{BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, StreamTraits, Waited, defer},
     device::Device,
     error::{Error, ErrorKind, Result},
     event::Event,
-    external::{External, ExternalPending},
+    external::External,
     fork,
     primitive::lock,
     stream::Stream,
@@ -33,7 +33,20 @@ pub(super) struct Foreign {
     /// The pump has the lane.
     listed: Mutex<bool>,
     /// Whose the event is; none for ours.
-    _keep_alive: Option<KeepAlive>,
+    keep_alive: Option<KeepAlive>,
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let Some(keep_alive) = self.keep_alive.take() else { return };
+        if fork::happened() {
+            // The parent's.
+            std::mem::forget(keep_alive);
+        } else {
+            // The user's destructor, which may do anything, and this may come under anybody's lock.
+            defer(move || drop(keep_alive));
+        }
+    }
 }
 
 impl Foreign {
@@ -60,14 +73,12 @@ impl Foreign {
         match self.gpu.is_done(self.event) {
             Ok(true) => lane.advance(Self::POSITION),
             Ok(false) => {}
-            Err(code) if is_capture(code) => {}
-            Err(code) => {
-                let error = self.gpu.api.error("cuEventQuery", code);
-                if is_fault(code) {
-                    self.gpu.fail(error.clone());
-                }
-                lane.fail(Self::POSITION, error);
+            // Recorded anew, under a capture: it will never say again what it was imported for.
+            Err(CAPTURED_EVENT) => {
+                lane.fail(Self::POSITION, self.gpu.api.error("cuEventQuery", CAPTURED_EVENT))
             }
+            Err(code) if is_capture(code) => {}
+            Err(code) => lane.fail(Self::POSITION, told(self.gpu, code)),
         }
     }
 }
@@ -116,46 +127,66 @@ impl fmt::Debug for Foreign {
     }
 }
 
+/// The error of a question that was answered with neither yes nor no. With no lock held.
+#[cold]
+fn told(gpu: &'static Gpu, code: u32) -> Error {
+    let error = gpu.api.error("cuEventQuery", code);
+    if is_fault(code) {
+        gpu.fail(error.clone());
+    }
+    error
+}
+
 fn make(
     device: &Device,
     gpu: &'static Gpu,
     event: Handle,
     keep_alive: Option<KeepAlive>,
-) -> Result<(Event, External)> {
-    let (event, token, _lane) = device.external_event_with(None, |lane| Foreign {
+) -> Result<(Event, External, Arc<Lane<Foreign>>)> {
+    device.external_event_with(None, |lane| Foreign {
         lane: lane.clone(),
         gpu,
         event,
         listed: Mutex::new(false),
-        _keep_alive: keep_alive,
-    })?;
-    Ok((event, token))
+        keep_alive,
+    })
 }
 
-/// The token of a recording that was submitted. Its lane must not fail when the token goes: it is the driver's to complete.
-fn submitted(token: External) {
-    let pending: ExternalPending = token.submitted();
-    // What signals is the native event.
-    std::mem::forget(pending);
+/// An event for what a native one was recorded for.
+fn stand_for(
+    device: &Device,
+    gpu: &'static Gpu,
+    native: Handle,
+    keep_alive: Option<KeepAlive>,
+) -> Result<Event> {
+    if let Some(error) = gpu.broken() {
+        return Err(error.clone());
+    }
+    let done = gpu.is_done(native).map_err(|code| told(gpu, code))?;
+    let (event, token, lane) = make(device, gpu, native, keep_alive)?;
+    token.left_to_driver();
+    if done {
+        lane.advance(Foreign::POSITION);
+    }
+    Ok(event)
 }
 
 /// Makes an event of a `CUevent` that somebody else recorded, for its recording of this moment: to wait for, to await, to be
-/// called back by.
+/// called back by. One that was never recorded counts as complete, as the driver has it.
 ///
-/// Record it anew while this is pending, and it is the newer recording that completes it: native events have no memory. An
-/// imported event carries no failure but the whole context's (R26), and no time. `keep_alive` is kept until the last event
-/// and waiter has gone.
+/// Record it anew while this is pending, and it is the newer recording that completes it: native events have no memory.
+/// Recorded anew under a capture it never can, and this fails with [`Capturing`](ErrorKind::Capturing). An imported event
+/// carries no failure but the whole context's (R26), and no time. `keep_alive` is kept until the last event and waiter has
+/// gone.
 ///
 /// # Safety
 /// `event` is a `CUevent` of a context on the device's GPU, and stays one for as long as `keep_alive` is held.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] if `device` is no CUDA device; [`ErrorKind::Closed`]; [`ErrorKind::Forked`].
+/// [`ErrorKind::Unsupported`] if `device` is no CUDA device; [`ErrorKind::Capturing`] if it was recorded under a capture;
+/// [`ErrorKind::Closed`]; [`ErrorKind::Forked`]; what the driver refused.
 pub unsafe fn import_event(device: &Device, event: RawEvent, keep_alive: KeepAlive) -> Result<Event> {
-    let gpu = super::gpu_of(device)?;
-    let (event, token) = make(device, gpu, Handle(event), Some(keep_alive))?;
-    submitted(token);
-    Ok(event)
+    stand_for(device, super::gpu_of(device)?, Handle(event), Some(keep_alive))
 }
 
 /// Has a stream of ours wait for a `CUevent`'s recording of this moment: `cuStreamWaitEvent`, in the stream's order.
@@ -171,6 +202,8 @@ pub unsafe fn import_event(device: &Device, event: RawEvent, keep_alive: KeepAli
 pub unsafe fn wait_raw(stream: &Stream, event: RawEvent) -> Result<()> {
     with_queue(stream, |queue| {
         queue.check_capture()?;
+        // An event out of a capture would draw this stream into it, and the next recording has to know.
+        queue.expose();
         queue.wait_for_event(Handle(event))
     })
 }
@@ -191,7 +224,10 @@ pub unsafe fn record_raw(stream: &Stream, event: RawEvent) -> Result<()> {
 
 fn with_queue<T>(stream: &Stream, call: impl FnOnce(&Queue) -> Result<T>) -> Result<T> {
     let mut guard = stream.lock()?;
-    call(guard.backend::<Queue>().ok_or(ErrorKind::Unsupported)?)
+    let queue = guard.backend::<Queue>().ok_or(ErrorKind::Unsupported)?;
+    // The streams that have no handle of their own are those of the current context.
+    let _entered = queue.gpu().enter()?;
+    call(queue)
 }
 
 /// The token of an event node in a graph; see [`record_external`].
@@ -202,29 +238,58 @@ fn with_queue<T>(stream: &Stream, call: impl FnOnce(&Queue) -> Result<T>) -> Res
 #[must_use = "dropping the token abandons the recording"]
 pub struct GraphRecording {
     token: External,
+    node: GraphNode,
 }
 
 impl GraphRecording {
-    /// The graph has been launched: from now on the event is pending like any other, for this launch.
+    /// The graph has been launched: from now on the event is pending like any other, for this launch. The node is for the
+    /// launches that follow.
     ///
     /// Say so only of a graph that was: until it is, the native event behind this says that it was reached.
-    pub fn launched(self) {
-        submitted(self.token);
+    pub fn launched(self) -> GraphNode {
+        self.token.left_to_driver();
+        self.node
     }
 
     /// The graph will not be launched. The same as dropping this.
     pub fn abandon(self) {}
 }
 
+/// An event node of a graph that was launched once.
+#[derive(Clone, Debug)]
+pub struct GraphNode {
+    device: Device,
+    native: Handle,
+}
+
+impl GraphNode {
+    /// The graph has been launched again: an event for this launch.
+    ///
+    /// Launches of one graph run one after the other, and native events have no memory: an earlier launch's event that was
+    /// still pending is complete with this one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`], [`ErrorKind::DeviceLost`], [`ErrorKind::Forked`].
+    pub fn launched_again(&self) -> Result<Event> {
+        stand_for(&self.device, super::gpu_of(&self.device)?, self.native, None)
+    }
+}
+
 /// Records an event in a graph that is being captured on this stream: as an event node, behind all that was captured so far
 /// (R35). The event is external (R37): it stands for the launch that [`GraphRecording::launched`] announces.
+///
+/// The native event in the node is kept to the end of the process: nobody can tell how long the graph is.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] if the stream is under no capture; [`ErrorKind::Unsupported`] if it is no CUDA stream;
 /// [`ErrorKind::WouldDeadlock`] if this thread holds its lock; what the driver refused; [`ErrorKind::Closed`];
 /// [`ErrorKind::Forked`].
 pub fn record_external(stream: &Stream) -> Result<(Event, GraphRecording)> {
-    let gpu = super::gpu_of(stream.device())?;
+    let device = stream.device();
+    let gpu = super::gpu_of(device)?;
+    if device.is_closed() {
+        return Err(Error::new(ErrorKind::Closed));
+    }
     let native = with_queue(stream, |queue| {
         match queue.check_capture() {
             Err(error) if error.kind() == ErrorKind::Capturing => {}
@@ -233,14 +298,17 @@ pub fn record_external(stream: &Stream) -> Result<(Event, GraphRecording)> {
             }
             Err(error) => return Err(error),
         }
-        let event = gpu.new_event(EVENT_DISABLE_TIMING)?;
+        let event = gpu.event(false)?;
         // SAFETY: both are there.
         let code = unsafe { (gpu.api.event_record_with_flags)(event.0, queue.raw(), EVENT_RECORD_EXTERNAL) };
-        // The graph has the event for as long as it likes, so it is never destroyed.
-        gpu.api.check("cuEventRecordWithFlags", code).map(|()| event)
+        if code == SUCCESS {
+            return Ok(event);
+        }
+        gpu.give_back(false, event);
+        Err(queue.refused("cuEventRecordWithFlags", code))
     })?;
-    let (event, token) = make(stream.device(), gpu, native, None)?;
-    Ok((event, GraphRecording { token }))
+    let (event, token, _lane) = make(device, gpu, native, None)?;
+    Ok((event, GraphRecording { token, node: GraphNode { device: device.clone(), native } }))
 }
 
 /// What another process needs to wait for a [`SharedEvent`]: plain bytes, to be sent in whatever way there is.
@@ -287,9 +355,25 @@ impl SharedEvent {
         if stream.device().id() != self.device.id() {
             return Err(Error::new(ErrorKind::WrongDevice));
         }
-        // SAFETY: ours, and of this GPU's context.
-        unsafe { record_raw(stream, self.native.0) }?;
-        let event = Arc::new(stream.record()?);
+        let event = self.device.acquire(false);
+        loop {
+            // Both recordings under one lock: they stand for the same work.
+            let mut guard = stream.lock()?;
+            match guard.record(&event) {
+                Ok(()) => {
+                    let queue = guard.backend::<Queue>().ok_or(ErrorKind::Unsupported)?;
+                    let _entered = self.gpu.enter()?;
+                    queue.record_event(self.native)?;
+                    break;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            drop(guard);
+            let lane = stream.lane();
+            lane.wait_for_room(Room { after: lane.completed() + 1 })?;
+        }
+        let event = Arc::new(event);
         *recorded = Some(event.clone());
         Ok(event)
     }
@@ -331,8 +415,8 @@ fn check_shared(gpu: &Gpu, call: &str, code: u32) -> Result<()> {
     const NOT_SUPPORTED: u32 = 801;
     match code {
         NOT_SUPPORTED => Err(Error::with_text(ErrorKind::Unsupported, gpu.api.say(call, code))),
-        // A handle of this very process, which the driver does not open again, or of a process that has ended.
-        1 | 201 | 400 | 401 => {
+        // A handle of this very process, which the driver does not open again, or of a process that has ended, or none.
+        1 | 201 | 304 | 400 | 401 => {
             let text = format!(
                 "{}; it has to come from another process, and that one has to be alive",
                 gpu.api.say(call, code)
@@ -360,9 +444,7 @@ pub fn open_shared(device: &Device, handle: &IpcHandle) -> Result<Event> {
         check_shared(gpu, "cuIpcOpenEventHandle", code)?;
     }
     let opened: KeepAlive = Arc::new(Opened { gpu, native: Handle(native) });
-    let (event, token) = make(device, gpu, Handle(native), Some(opened))?;
-    submitted(token);
-    Ok(event)
+    stand_for(device, gpu, Handle(native), Some(opened))
 }
 
 /// An event of another process's, opened here.

@@ -1,6 +1,6 @@
 //! The CUDA device: streams of the GPU's primary context, each with one counter for all of its events.
 //!
-//! What tells how far a stream is comes in two kinds, and [`Signal`](crate::Signal) chooses: native events that cost little
+//! What tells how far a stream is comes in two kinds, and [`Signal`] chooses: native events that cost little
 //! to record and a call to ask, or a word in pinned memory that the GPU writes and anybody reads. What CUDA leaves open, this
 //! closes: native events have a state of their own and remember only their newest recording; a fault is told to whoever asks
 //! next, and to nobody who sleeps; waiting has no timeout and no wait for any of many; times come as floats that lose their
@@ -28,6 +28,8 @@
 //! ```
 
 mod clock;
+#[cfg(feature = "cudarc-0_19")]
+pub mod cudarc_0_19;
 mod driver;
 mod foreign;
 mod gpu;
@@ -39,7 +41,8 @@ pub use driver::{
     Api, Code, DevicePointer, LEGACY_STREAM, PER_THREAD_STREAM, RawContext, RawEvent, RawIpcHandle, RawStream,
 };
 pub use foreign::{
-    GraphRecording, IpcHandle, SharedEvent, import_event, open_shared, record_external, record_raw, wait_raw,
+    GraphNode, GraphRecording, IpcHandle, SharedEvent, import_event, open_shared, record_external,
+    record_raw, wait_raw,
 };
 pub use view::CudaStream;
 
@@ -154,7 +157,8 @@ pub fn system_api() -> Result<&'static Api> {
     Api::of_system()
 }
 
-/// Makes a stream of ours around a `CUstream` of your own (R35): any, [`LEGACY_STREAM`] and [`PER_THREAD_STREAM`] included.
+/// Makes a stream of ours around a `CUstream` of your own (R35): any, null, [`LEGACY_STREAM`] and [`PER_THREAD_STREAM`]
+/// included. Streams of [cudarc](https://docs.rs/cudarc) have an adapter of their own, with the feature `cudarc-0_19`.
 ///
 /// `keep_alive` is held until the stream's last handle, event and waiter has gone. The per-thread stream is another one on
 /// every thread: record on, and wait with, the adopted stream from the thread alone whose stream is meant.

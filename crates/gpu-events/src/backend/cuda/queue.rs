@@ -16,7 +16,7 @@ use super::{
         is_fault,
     },
     foreign::Foreign,
-    gpu::{Gpu, Handle, KeepAlive, Retired, Slot},
+    gpu::{Entered, Gpu, Handle, KeepAlive, Retired, Slot},
     pump::{Look, Watched},
 };
 use crate::{
@@ -282,6 +282,20 @@ impl Queue {
     /// The raw stream, for calls of our own.
     pub(super) fn raw(&self) -> RawStream {
         self.raw.0
+    }
+
+    /// Makes the context current where that says which stream is meant: null, and those of [`LEGACY_STREAM`] and
+    /// [`PER_THREAD_STREAM`], are of whatever context is.
+    ///
+    /// [`LEGACY_STREAM`]: super::LEGACY_STREAM
+    /// [`PER_THREAD_STREAM`]: super::PER_THREAD_STREAM
+    #[inline]
+    fn enter(&self) -> Result<Option<Entered<'static>>> {
+        if self.raw.0.addr() > super::PER_THREAD_STREAM.addr() {
+            Ok(None)
+        } else {
+            self.gpu.enter().map(Some)
+        }
     }
 
     /// Refuses what a capture would swallow (R35).
@@ -585,6 +599,7 @@ impl BackendStream for Queue {
 
     #[inline]
     fn signal(&self, position: u64, timed: bool) -> Result<Signaled> {
+        let _entered = self.enter()?;
         self.check_capture()?;
         if let Some(room) = self.room(position) {
             return Ok(Signaled::Full(room));
@@ -617,12 +632,15 @@ impl BackendStream for Queue {
     }
 
     fn wait(&self, source: &Source<'_>) -> Result<Waited> {
+        let _entered = self.enter()?;
         self.check_capture()?;
         if let Some(other) = source.backend::<Self>() {
             other.be_waited_for(self, source.position())?;
             return Ok(Waited::Native);
         }
         if let Some(foreign) = source.backend::<Foreign>() {
+            // As in `wait_raw`: it may be out of a capture by now.
+            self.expose();
             self.wait_for_event(foreign.event())?;
             return Ok(Waited::Native);
         }
@@ -630,6 +648,7 @@ impl BackendStream for Queue {
     }
 
     fn gate(&self) -> Result<Arc<dyn Gate>> {
+        let _entered = self.enter()?;
         self.check_capture()?;
         let (slot, closed) = self.gpu.slot()?;
         // SAFETY: the word is pinned, aligned, and never given back.

@@ -1,0 +1,90 @@
+//! Tests that take a GPU of NVIDIA's, each in a process of its own: what a fault breaks, and what stands still, ends with it.
+//!
+//! Without a GPU they are ignored, and it is said why; `GPU_EVENTS_REQUIRE=cuda` (a list, with commas) makes that a failure.
+//! `cargo test -p gpu-events-conformance --test cuda -- NAME` runs those with this in their names.
+
+mod adopt;
+mod fault;
+mod graph;
+mod ipc;
+mod support;
+mod trial;
+
+use gpu_events::Signal;
+use gpu_events_conformance::{CudaSubject, Filter, Outcome, Subject, run};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+/// A name, what is run in a process of its own, and how long that may take.
+type Row = (&'static str, fn(), Duration);
+
+const SHORT: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(300);
+
+const TRIALS: &[Row] = &[
+    ("suite::cheap", || suite(Signal::Cheap), LONG),
+    ("suite::prompt", || suite(Signal::Prompt), LONG),
+    ("fault::illegal_address", fault::illegal_address, SHORT),
+    ("fault::trap", fault::trap, SHORT),
+    ("fault::closed_while_a_kernel_spins", fault::closed_while_a_kernel_spins, SHORT),
+    ("adopt::streams", adopt::streams, SHORT),
+    ("adopt::streams_without_handles", adopt::streams_without_handles, SHORT),
+    ("adopt::events", adopt::events, SHORT),
+    ("adopt::raw_events", adopt::raw_events, SHORT),
+    ("adopt::cudarc_streams", adopt::cudarc_streams, SHORT),
+    ("adopt::cudarc_default_stream", adopt::cudarc_default_stream, SHORT),
+    ("adopt::cudarc_on_ours", adopt::cudarc_on_ours, SHORT),
+    ("adopt::cudarc_events", adopt::cudarc_events, SHORT),
+    ("graph::capture_takes_no_recording", graph::capture_takes_no_recording, SHORT),
+    ("graph::observing_breaks_no_capture", graph::observing_breaks_no_capture, SHORT),
+    ("graph::launched_twice", graph::launched_twice, SHORT),
+    ("graph::captured_event_is_refused", graph::captured_event_is_refused, SHORT),
+    ("ipc::pending_then_complete", ipc::pending_then_complete, SHORT),
+    ("ipc::limits", ipc::limits, SHORT),
+    ("ipc::exporter_has_gone", ipc::exporter_has_gone, SHORT),
+    ("ipc::made_up_handle", ipc::made_up_handle, SHORT),
+];
+
+/// What a trial starts processes of its own for.
+const HELPERS: &[(&str, fn())] = &[("ipc::import", ipc::import), ("ipc::export_and_go", ipc::export_and_go)];
+
+fn main() -> ExitCode {
+    if let Some(name) = trial::role() {
+        let found = TRIALS.iter().map(|(name, run, _)| (*name, *run)).chain(HELPERS.iter().copied());
+        let (_, run) = found.into_iter().find(|(known, _)| *known == name).expect("a name from this program");
+        run();
+        return ExitCode::SUCCESS;
+    }
+    let mut arguments = Arguments::from_args();
+    // They would only wait for each other's gates, and be slower than they say.
+    arguments.test_threads.get_or_insert(1);
+    let missing = support::missing();
+    let required = trial::is_required("cuda");
+    let trials = TRIALS.iter().map(|(name, _, limit)| {
+        let missing = missing.clone();
+        Trial::ignorable_test(*name, move || match missing {
+            None => trial::in_a_process(name, *limit).map(|()| Completion::Completed),
+            Some(why) if required => Err(Failed::from(format!("GPU_EVENTS_REQUIRE asks for CUDA: {why}"))),
+            Some(why) => Ok(Completion::ignored_with(why)),
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// The conformance suite, or as much of it as `GPU_EVENTS_CASES` names.
+fn suite(signal: Signal) {
+    let subject: Arc<dyn Subject> = Arc::new(CudaSubject::new(0, signal));
+    let filter = std::env::var("GPU_EVENTS_CASES").map_or_else(|_| Filter::all(), Filter::new);
+    let report = run(&subject, &filter, &mut |case| {
+        if case.outcome != Outcome::Passed {
+            let reason = case.reason.as_deref().unwrap_or_default();
+            println!("{} {}/{} {}: {reason}", case.id, case.group, case.name, case.outcome);
+        }
+    });
+    println!(
+        "{}: {} passed, {} failed, {} skipped",
+        report.device, report.passed, report.failed, report.skipped
+    );
+    assert_eq!(report.failed, 0, "see above");
+    assert!(report.passed > 0, "nothing was run");
+}

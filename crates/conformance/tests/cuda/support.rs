@@ -1,0 +1,127 @@
+//! What the trials share.
+
+use gpu_events::{
+    Device, Event, Result, WaitOutcome,
+    cuda::{self, RawEvent, RawStream},
+};
+use gpu_events_conformance::cuda::Kernels;
+use std::{
+    any::Any,
+    ptr,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a trial waits for what must come.
+pub(crate) const BOUND: Duration = Duration::from_secs(10);
+
+/// What cuEventQuery says of an event that was not reached.
+pub(crate) const NOT_READY: u32 = 600;
+
+/// Why there is nothing to test on, if so.
+pub(crate) fn missing() -> Option<String> {
+    let api = match cuda::system_api() {
+        Ok(api) => api,
+        Err(error) => return Some(error.to_string()),
+    };
+    let mut count = 0;
+    // SAFETY: the driver was started; the call writes to `count` alone.
+    match unsafe { (api.device_get_count)(&mut count) } {
+        0 if count > 0 => None,
+        0 => Some("CUDA's driver is here and finds no GPU".to_owned()),
+        code => Some(format!("CUDA's driver is here and does not count its GPUs: {code}")),
+    }
+}
+
+/// The GPU, and its kernels.
+pub(crate) fn gpu() -> (Device, &'static Kernels) {
+    // Loading them waits for what is on the GPU, so it comes first.
+    let kernels = Kernels::of(0).expect("the kernels");
+    (Device::open("cuda:0").expect("a GPU"), kernels)
+}
+
+/// A word that kernels and the host share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cell(&'static AtomicU32);
+
+impl Cell {
+    pub(crate) fn new(kernels: &Kernels) -> Self {
+        let cell: *mut u32 = kernels.shared_memory(4).expect("pinned memory").cast();
+        // SAFETY: zeroed memory, aligned, never given back, and reached through atomics and by the GPU alone.
+        Self(unsafe { AtomicU32::from_ptr(cell) })
+    }
+
+    /// Holds a stream back until [`put`](Self::put) makes this other than zero.
+    pub(crate) fn hold(kernels: &Kernels, stream: RawStream) -> Self {
+        let cell = Self::new(kernels);
+        kernels.until(stream, cell.raw()).expect("a launch");
+        cell
+    }
+
+    pub(crate) fn raw(self) -> *mut u32 {
+        self.0.as_ptr()
+    }
+
+    pub(crate) fn put(self, value: u32) {
+        // Release: what came before it is there for the work behind it.
+        self.0.store(value, Ordering::Release);
+    }
+
+    pub(crate) fn get(self) -> u32 {
+        // Relaxed: that a value is seen must come from the event that ordered it.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[track_caller]
+pub(crate) fn complete(event: &Event) {
+    assert_eq!(event.wait_timeout(BOUND).expect("no failure"), WaitOutcome::Complete, "{event:?}");
+}
+
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < BOUND, "never came: {what}");
+        thread::yield_now();
+    }
+}
+
+/// What keeps nothing alive, and a way to see whether it is held.
+pub(crate) fn keep_alive() -> (Arc<dyn Any + Send + Sync>, Weak<dyn Any + Send + Sync>) {
+    let kept: Arc<dyn Any + Send + Sync> = Arc::new(());
+    let weak = Arc::downgrade(&kept);
+    (kept, weak)
+}
+
+/// An event as another library would make it. Never destroyed.
+pub(crate) fn native_event(device: &Device) -> Result<RawEvent> {
+    const DISABLE_TIMING: u32 = 2;
+    let api = cuda::system_api()?;
+    let context = cuda::raw_context(device)?;
+    let (mut event, mut popped) = (ptr::null_mut(), ptr::null_mut());
+    // SAFETY: the context is the primary one, which the device keeps.
+    assert_eq!(unsafe { (api.ctx_push_current)(context) }, 0);
+    // SAFETY: the call writes to `event` alone.
+    assert_eq!(unsafe { (api.event_create)(&mut event, DISABLE_TIMING) }, 0);
+    // SAFETY: pops what was pushed.
+    assert_eq!(unsafe { (api.ctx_pop_current)(&mut popped) }, 0);
+    Ok(event)
+}
+
+/// Records an event as another library would.
+pub(crate) fn record_native(event: RawEvent, stream: RawStream) {
+    let api = cuda::system_api().expect("CUDA");
+    // SAFETY: both are there, and of one context.
+    assert_eq!(unsafe { (api.event_record)(event, stream) }, 0);
+}
+
+pub(crate) fn query_native(event: RawEvent) -> u32 {
+    let api = cuda::system_api().expect("CUDA");
+    // SAFETY: it is there.
+    unsafe { (api.event_query)(event) }
+}
