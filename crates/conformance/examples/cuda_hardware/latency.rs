@@ -5,7 +5,7 @@ use crate::measure::{
 };
 use cudarc::driver::sys;
 use futures_lite::future::{block_on, poll_fn};
-use gpu_events::{Device, Event, Result, Signal, Stream, StreamOptions, cuda};
+use gpu_events::{Device, Event, Result, Signal, Stream, StreamOptions, WaitOptions, WaitStrategy, cuda};
 use std::{
     cell::RefCell,
     ffi::c_void,
@@ -133,6 +133,8 @@ fn cpu_of_others() -> Result<Duration> {
 enum Observer {
     Callback,
     Task,
+    /// A thread that does nothing but ask: no news can come sooner.
+    Spin,
     HostFunction,
     Synchronize,
 }
@@ -146,6 +148,7 @@ struct Scene<'a> {
     others: Word,
     times: Times,
     plain: Vec<Handle>,
+    held: Handle,
     blocking: Handle,
     random: AtomicU64,
 }
@@ -167,6 +170,7 @@ impl<'a> Scene<'a> {
             others: bench.flag()?,
             times: bench.times()?,
             plain: bench.events(STREAMS)?.into_iter().map(Handle).collect(),
+            held: Handle(bench.event(UNTIMED)?),
             blocking: Handle(bench.event(BLOCKING)?),
             random: AtomicU64::new(0x2545_F491_4F6C_DD1D),
         })
@@ -201,8 +205,12 @@ impl<'a> Scene<'a> {
             if turn == 0 {
                 kernels.until(stream, self.first.as_u32())?;
                 kernels.timed(stream, time, self.times.pointer())?;
-            } else {
+            } else if turn == 1 {
                 kernels.until(stream, self.others.as_u32())?;
+                bench.record(self.held.0, stream)?;
+            } else {
+                // Not a kernel each that looks at the host's memory: they would slow down all else that goes there.
+                bench.wait_event(stream, self.held.0)?;
             }
             match (set, observer) {
                 (Some(set), _) => events.push(set.streams[index].record()?),
@@ -224,7 +232,7 @@ impl<'a> Scene<'a> {
                 }
             })?;
         }
-        self.observe(observer, event, &news)?;
+        self.observe(observer, event, self.plain[chosen], &news)?;
         let (begun, cpu) = (Instant::now(), cpu_of_others()?);
         self.first.set(1);
         while self.times.end.get() == 0 {
@@ -250,7 +258,13 @@ impl<'a> Scene<'a> {
         Ok(Found { latency: latency / 1e3, cpu, wall })
     }
 
-    fn observe(&self, observer: Observer, event: Option<Event>, news: &Arc<News>) -> Result<()> {
+    fn observe(
+        &self,
+        observer: Observer,
+        event: Option<Event>,
+        native: Handle,
+        news: &Arc<News>,
+    ) -> Result<()> {
         let waiting = Arc::new(AtomicBool::new(false));
         let (news, there) = (news.clone(), waiting.clone());
         let job: Job<'a> = match (observer, event) {
@@ -278,6 +292,29 @@ impl<'a> Scene<'a> {
                     news.tell(outcome.is_ok());
                 })
             }
+            (Observer::Spin, Some(event)) => Box::new(move |_| {
+                // Release: as above.
+                there.store(true, Ordering::Release);
+                let outcome = event.wait_with(&WaitOptions::new().strategy(WaitStrategy::Spin));
+                news.tell(outcome.is_ok());
+            }),
+            (Observer::Spin, None) => {
+                let bench = self.bench;
+                Box::new(move |entered| {
+                    let native = native;
+                    // Release: as above.
+                    there.store(true, Ordering::Release);
+                    let ask = || {
+                        entered?;
+                        while !bench.query(native.0)? {
+                            hint::spin_loop();
+                        }
+                        Ok(())
+                    };
+                    let outcome: Result<()> = ask();
+                    news.tell(outcome.is_ok());
+                })
+            }
             (Observer::HostFunction, None) => return Ok(()),
             _ => return Err(failed("no such observer")),
         };
@@ -302,6 +339,9 @@ fn told(scene: &Scene<'_>, sets: &[Set; 2], time: Duration, rounds: usize) -> Re
         ("ours: task, prompt", Some(&sets[1]), Observer::Task),
         ("raw: cuLaunchHostFunc", None, Observer::HostFunction),
         ("raw: cuEventSynchronize, blocking, in a thread", None, Observer::Synchronize),
+        ("raw: cuEventQuery in a loop, in a thread", None, Observer::Spin),
+        ("ours: a thread that spins, cheap", Some(&sets[0]), Observer::Spin),
+        ("ours: a thread that spins, prompt", Some(&sets[1]), Observer::Spin),
     ];
     let used: Vec<_> =
         variants.iter().map(|_| RefCell::new((Duration::ZERO, Duration::ZERO, Vec::new()))).collect();

@@ -26,10 +26,13 @@ pub(super) const SPIN: Duration = Duration::from_micros(200);
 const NAP: Duration = Duration::from_micros(20);
 
 /// The share of a core that long waits may cost: one in this many.
-const SHARE: u32 = 64;
+const SHARE: u32 = 96;
 
-/// What a round costs beside what it takes: going to sleep and waking.
-const OVERHEAD: Duration = Duration::from_nanos(2_500);
+/// The share of a wait that may be spent on asking without pause around its expected end: one in this many.
+const HUNCH: u32 = 160;
+
+/// What a round costs beside what it takes, going to sleep and waking, where the system doesn't tell.
+const OVERHEAD: Duration = Duration::from_micros(10);
 
 /// The longest time between two rounds while somebody waits.
 const LONGEST: Duration = Duration::from_millis(2);
@@ -173,7 +176,8 @@ impl Pump {
             gpu.bury();
             if begun.duration_since(examined) >= HEALTH {
                 examined = begun;
-                if let Some(watched) = list.first() {
+                // One is enough: they share the context.
+                if let Some(watched) = list.iter().find(|watched| matches!(watched, Watched::Queue(_))) {
                     watched.examine();
                 }
             }
@@ -185,7 +189,7 @@ impl Pump {
                 urgent |= matches!(look, Look::News | Look::Same);
                 look != Look::Over
             });
-            pace.round(begun, begun.elapsed(), news);
+            pace.round(begun, begun.elapsed(), news, cpu_time);
         }
     }
 
@@ -228,6 +232,19 @@ fn wake_on_time() {
     }
 }
 
+/// The CPU time that this thread has had: what sleeping and waking cost is in it.
+fn cpu_time() -> Option<Duration> {
+    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+    {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the call writes to `time` alone.
+        if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } == 0 {
+            return Some(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32));
+        }
+    }
+    None
+}
+
 /// How to spend the time until the next round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
@@ -239,22 +256,38 @@ enum Rest {
 /// How fast the pump asks.
 ///
 /// Most waits are either short, and then worth spinning for, or so long that spinning only burns a core. Which of the two
-/// it will be is learned: a window that ends without news halves the next one, news soon after it restore it.
+/// it will be is learned: a window that ends without news halves the next one, news soon after restore it. Long waits are
+/// often as long as the ones before, since programs go in circles: around the time when the end is expected the pump asks
+/// without pause again, if it is expected closely enough for that to cost little.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     /// Since when nothing has come.
     since: Instant,
     now: Instant,
     window: Duration,
-    /// What a round costs, smoothed.
+    /// What a round costs when the pump sleeps in between, smoothed.
     cost: Duration,
+    /// The thread's CPU time at the last look.
+    used: Option<Duration>,
     expired: bool,
+    /// How long the waits that outlasted the window took, smoothed, and how far they were from that.
+    usual: Duration,
+    spread: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         let now = Instant::now();
-        Self { since: now, now, window: SPIN, cost: OVERHEAD, expired: false }
+        Self {
+            since: now,
+            now,
+            window: SPIN,
+            cost: OVERHEAD,
+            used: None,
+            expired: false,
+            usual: Duration::ZERO,
+            spread: Duration::ZERO,
+        }
     }
 }
 
@@ -266,19 +299,51 @@ impl Pace {
     }
 
     /// A round is over.
-    fn round(&mut self, begun: Instant, took: Duration, news: bool) {
+    fn round(&mut self, begun: Instant, took: Duration, news: bool, cpu_time: impl Fn() -> Option<Duration>) {
         self.now = begun + took;
-        self.cost = (self.cost * 7 + took + OVERHEAD) / 8;
         let waited = self.now.saturating_duration_since(self.since);
         if news {
             if waited <= SPIN * 2 {
                 self.window = SPIN;
             }
+            if self.expired {
+                self.learn(waited);
+            }
             self.begin(self.now);
-        } else if !self.expired && waited > self.window {
+            self.used = None;
+        } else if self.expired {
+            let used = cpu_time();
+            let spent = match (used, self.used) {
+                (Some(now), Some(before)) if self.expects(waited).is_none() => now.saturating_sub(before),
+                (Some(_), _) => self.cost,
+                (None, _) => took + OVERHEAD,
+            };
+            self.cost = (self.cost * 7 + spent) / 8;
+            self.used = used;
+        } else if waited > self.window {
             self.expired = true;
             self.window = (self.window / 2).max(NAP);
         }
+    }
+
+    fn learn(&mut self, waited: Duration) {
+        let off = self.usual.abs_diff(waited);
+        if off > self.usual / 2 {
+            // Something else than before.
+            (self.usual, self.spread) = (waited, waited / 8);
+        } else {
+            self.usual = (self.usual * 3 + waited) / 4;
+            self.spread = (self.spread + off) / 2;
+        }
+    }
+
+    /// How long it still is until the end may be expected, if it can be; nothing, if that is now.
+    fn expects(&self, waited: Duration) -> Option<Duration> {
+        let margin = self.spread * 2 + NAP;
+        if margin * 2 > self.usual / HUNCH || waited > self.usual + margin {
+            return None;
+        }
+        Some((self.usual - margin).saturating_sub(waited))
     }
 
     fn rest(&self) -> Rest {
@@ -288,7 +353,12 @@ impl Pace {
         let waited = self.now.saturating_duration_since(self.since);
         // A sixteenth of the wait so far adds little to it; more often than the share allows is not worth it.
         let bound = (self.cost * SHARE).min(LONGEST);
-        Rest::Sleep(Some((waited / 16).clamp(NAP, bound.max(NAP))))
+        let nap = (waited / 16).clamp(NAP, bound.max(NAP));
+        match self.expects(waited) {
+            Some(Duration::ZERO) => Rest::Spin,
+            Some(left) => Rest::Sleep(Some(nap.min(left))),
+            None => Rest::Sleep(Some(nap)),
+        }
     }
 }
 
@@ -305,7 +375,14 @@ mod tests {
     const ROUND: Duration = Duration::from_nanos(500);
 
     fn quiet(pace: &mut Pace, from: Instant, time: Duration) {
-        pace.round(from + time, ROUND, false);
+        pace.round(from + time, ROUND, false, || None);
+    }
+
+    fn sleep(pace: &Pace) -> Duration {
+        match pace.rest() {
+            Rest::Sleep(Some(sleep)) => sleep,
+            rest => panic!("{rest:?}"),
+        }
     }
 
     #[test]
@@ -318,7 +395,7 @@ mod tests {
         let mut last = Duration::ZERO;
         for wait in [SPIN * 2, SPIN * 10, SPIN * 1_000] {
             quiet(&mut pace, start, wait);
-            let Rest::Sleep(Some(sleep)) = pace.rest() else { panic!("spins after {wait:?}") };
+            let sleep = sleep(&pace);
             assert!(sleep >= last && sleep <= LONGEST);
             last = sleep;
         }
@@ -335,7 +412,7 @@ mod tests {
         }
         assert_eq!(pace.window, NAP);
         pace.begin(now);
-        pace.round(now + NAP / 2, ROUND, true);
+        pace.round(now + NAP / 2, ROUND, true, || None);
         assert_eq!(pace.window, SPIN);
     }
 
@@ -344,16 +421,50 @@ mod tests {
         let start = Instant::now();
         let sleep = |cost: Duration| {
             let mut pace = Pace::default();
-            pace.begin(start);
             for round in 1..50_u32 {
-                pace.round(start + SPIN * 1_000 * round, cost, false);
+                pace.round(start + SPIN * 1_000 * round, ROUND, false, || Some(cost * round));
             }
-            match pace.rest() {
-                Rest::Sleep(Some(sleep)) => sleep,
-                rest => panic!("{rest:?}"),
-            }
+            sleep(&pace)
         };
-        assert!(sleep(ROUND * 20) > sleep(ROUND) * 2);
-        assert!(sleep(ROUND * 100_000) <= LONGEST);
+        let micros = Duration::from_micros;
+        assert!(sleep(micros(15)) > sleep(micros(5)) * 2);
+        assert!(sleep(micros(5)).abs_diff(micros(5) * SHARE) < micros(5));
+        assert_eq!(sleep(micros(50_000)), LONGEST);
+    }
+
+    #[test]
+    fn an_end_that_is_expected_is_awaited_without_pause() {
+        let mut now = Instant::now();
+        let mut pace = Pace::default();
+        let usual = Duration::from_millis(100);
+        for _ in 0..16 {
+            pace.begin(now);
+            quiet(&mut pace, now, usual / 2);
+            assert!(sleep(&pace) > NAP);
+            pace.round(now + usual, ROUND, true, || None);
+            now += usual * 2;
+        }
+        pace.begin(now);
+        quiet(&mut pace, now, usual / 2);
+        assert!(sleep(&pace) < usual / 2);
+        quiet(&mut pace, now, usual);
+        assert_eq!(pace.rest(), Rest::Spin);
+        // It does not come: back to sleep.
+        quiet(&mut pace, now, usual + usual / 50);
+        assert!(sleep(&pace) > NAP);
+    }
+
+    #[test]
+    fn ends_that_nobody_can_expect_are_not() {
+        let mut now = Instant::now();
+        let mut pace = Pace::default();
+        for wait in (20..60).cycle().take(200).map(Duration::from_millis) {
+            pace.begin(now);
+            quiet(&mut pace, now, wait / 2);
+            quiet(&mut pace, now, wait - ROUND);
+            assert!(sleep(&pace) > NAP, "{pace:?}");
+            pace.round(now + wait, ROUND, true, || None);
+            now += wait * 2;
+        }
     }
 }
