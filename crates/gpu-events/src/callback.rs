@@ -11,7 +11,8 @@ use crate::{
     fork,
     lane::Lane,
     pool,
-    primitive::{AtomicBool, Condvar, Mutex, Ordering, lock, spawn},
+    primitive::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, lock, spawn},
+    time::host_nanos,
     timeline::Ticket,
 };
 use std::{collections::VecDeque, fmt, sync::Arc};
@@ -29,6 +30,8 @@ impl CallbackCell {
     /// A callback for `device`'s thread, which is running by the time that this returns.
     pub(crate) fn new(device: &Arc<DeviceCore>, function: Function) -> Result<Arc<Self>> {
         device.callbacks().start(device)?;
+        // Relaxed: see `rouse`.
+        device.callbacks().expected.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Self { function: Mutex::new(Some(function)), device: device.clone() }))
     }
 
@@ -41,7 +44,12 @@ impl CallbackCell {
     }
 
     fn take(&self) -> Option<Function> {
-        lock(&self.function).take()
+        let function = lock(&self.function).take();
+        if function.is_some() {
+            // Relaxed: see `rouse`.
+            self.device.callbacks().expected.fetch_sub(1, Ordering::Relaxed);
+        }
+        function
     }
 
     fn run(&self, backend: &dyn Backend, failure: Option<Error>) {
@@ -102,11 +110,19 @@ pub(crate) struct CallbackQueue {
     state: Mutex<State>,
     bell: Condvar,
     started: AtomicBool,
+    /// Callbacks that are registered, and neither taken to be run nor cancelled.
+    expected: AtomicU64,
+    /// Until when the thread waits awake, on the host's clock.
+    vigil: AtomicU64,
+    /// There is one in `ready`. For the thread while it waits awake.
+    fresh: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     ready: VecDeque<(Arc<CallbackCell>, Option<Error>)>,
+    /// The thread sleeps.
+    asleep: bool,
     /// The device is gone: run what is left, then end.
     closed: bool,
 }
@@ -117,6 +133,9 @@ impl CallbackQueue {
             state: Mutex::new(State::default()),
             bell: Condvar::new(),
             started: AtomicBool::new(false),
+            expected: AtomicU64::new(0),
+            vigil: AtomicU64::new(0),
+            fresh: AtomicBool::new(false),
         })
     }
 
@@ -138,8 +157,43 @@ impl CallbackQueue {
     }
 
     fn push(&self, callback: Arc<CallbackCell>, failure: Option<Error>) {
-        lock(&self.state).ready.push_back((callback, failure));
-        self.bell.notify_one();
+        let asleep = {
+            let mut state = lock(&self.state);
+            state.ready.push_back((callback, failure));
+            // Relaxed: whoever sees it looks under the lock.
+            self.fresh.store(true, Ordering::Relaxed);
+            state.asleep
+        };
+        if asleep {
+            self.bell.notify_one();
+        }
+    }
+
+    /// News are likely until then: has the thread wait for them awake, if anybody is to be called back.
+    pub(crate) fn rouse(&self, until: u64) {
+        // Relaxed, all: a guess. A wrong one costs a wake-up, or a while awake.
+        if self.expected.load(Ordering::Relaxed) == 0 || self.vigil.load(Ordering::Relaxed) >= until {
+            return;
+        }
+        self.vigil.store(until, Ordering::Relaxed);
+        if lock(&self.state).asleep {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Waits awake, for as long as somebody wants it.
+    fn keep_vigil(&self) {
+        // Relaxed: see `push` and `rouse`.
+        while !self.fresh.load(Ordering::Relaxed) && host_nanos() < self.vigil.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Whether somebody wants the thread to wait awake.
+    fn is_roused(&self) -> bool {
+        // Relaxed: see `rouse`. Zero while nobody ever wanted it, which spares the clock.
+        let vigil = self.vigil.load(Ordering::Relaxed);
+        vigil > 0 && host_nanos() < vigil
     }
 
     pub(crate) fn close(&self) {
@@ -156,13 +210,23 @@ impl CallbackQueue {
                 if let Some(next) = state.ready.pop_front() {
                     break Some(next);
                 }
+                // Relaxed: under the lock that `push` holds.
+                self.fresh.store(false, Ordering::Relaxed);
                 if state.closed {
                     return;
                 }
                 if !tidy {
                     break None;
                 }
+                if self.is_roused() {
+                    drop(state);
+                    self.keep_vigil();
+                    state = lock(&self.state);
+                    continue;
+                }
+                state.asleep = true;
                 state = self.bell.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+                state.asleep = false;
             };
             drop(state);
             tidy = next.is_none();

@@ -17,6 +17,7 @@ use std::{
     cell::Cell,
     fmt,
     sync::{Arc, Weak, atomic::AtomicU64 as StdAtomicU64},
+    time::Duration,
 };
 
 /// One timeline and the driver half behind it. For backends: what [`StreamSeed::build`] makes.
@@ -243,6 +244,12 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     #[inline]
     pub fn is_failed(&self) -> bool {
         self.core.timeline.is_failed()
+    }
+
+    /// News of this lane are likely within `window`: has whoever runs its device's callbacks wait for them awake, if any are
+    /// registered. To wake a thread that sleeps takes longer than many a wait does.
+    pub fn rouse(&self, window: Duration) {
+        self.core.device.callbacks().rouse(host_nanos().saturating_add(window.as_nanos() as u64));
     }
 
     /// Says whether the backend looks after what the driver's [word](BackendStream::word) can't tell: that nothing will

@@ -200,6 +200,28 @@ pub fn rebase_error(device: &Device) -> Result<Duration> {
     Ok(gpu_of(device)?.clock.error())
 }
 
+/// Sets for how long the GPU's pump asks the driver without pause once somebody has begun to wait, be it by callback, future
+/// or parked thread: 200 µs unless told otherwise, and less by itself where that mostly brings nothing. For all devices of
+/// this GPU in this process.
+///
+/// Longer has news of longer work come sooner, and costs as much of a core; zero never spins. What each costs is in
+/// `docs/backends/cuda.md`.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] if it is no CUDA device, [`ErrorKind::Forked`].
+pub fn set_spin_window(device: &Device, window: Duration) -> Result<()> {
+    gpu_of(device)?.pump.set_window(window);
+    Ok(())
+}
+
+/// What [`set_spin_window`] set.
+///
+/// # Errors
+/// As [`set_spin_window`].
+pub fn spin_window(device: &Device) -> Result<Duration> {
+    Ok(gpu_of(device)?.pump.window())
+}
+
 fn backend_of(device: &Device) -> Result<&CudaBackend> {
     fork::check()?;
     Ok(device.backend::<CudaBackend>().ok_or(ErrorKind::Unsupported)?)

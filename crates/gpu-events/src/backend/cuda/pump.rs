@@ -14,28 +14,31 @@ use std::{
     fmt,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-/// How long it asks without pause after somebody has begun to wait, at most.
-pub(super) const SPIN: Duration = Duration::from_micros(200);
+/// How long it asks without pause after somebody has begun to wait, at most, unless told otherwise.
+const SPIN: Duration = Duration::from_micros(200);
 
 /// The shortest time that it sleeps for.
 const NAP: Duration = Duration::from_micros(20);
 
-/// The share of a core that long waits may cost: one in this many.
-const SHARE: u32 = 96;
+/// What a wait may cost beside spinning at its beginning: this part of a core at first, ...
+const SHARE_AT_FIRST: u32 = 8;
 
-/// The share of a wait that may be spent on asking without pause around its expected end: one in this many.
-const HUNCH: u32 = 160;
+/// ... for so long ...
+const AT_FIRST: Duration = Duration::from_millis(5);
+
+/// ... and then this part.
+const SHARE: u32 = 128;
 
 /// What a round costs beside what it takes, going to sleep and waking, where the system doesn't tell.
 const OVERHEAD: Duration = Duration::from_micros(10);
 
 /// The longest time between two rounds while somebody waits.
-const LONGEST: Duration = Duration::from_millis(2);
+const LONGEST: Duration = Duration::from_millis(20);
 
 /// How often the context's health is looked at while words alone are watched, which would never say that it broke.
 const HEALTH: Duration = Duration::from_millis(20);
@@ -53,6 +56,14 @@ impl Watched {
         match self {
             Self::Queue(lane) => lane.backend().look(lane),
             Self::Foreign(lane) => lane.backend().look(lane),
+        }
+    }
+
+    /// News are likely within this time: whoever is to be told of them by callback should be awake.
+    fn rouse(&self, window: Duration) {
+        match self {
+            Self::Queue(lane) => lane.rouse(window),
+            Self::Foreign(lane) => lane.rouse(window),
         }
     }
 
@@ -82,6 +93,8 @@ pub(super) struct Pump {
     bell: Condvar,
     /// There is something in the inbox. For the pump while it does not sleep.
     rung: AtomicBool,
+    /// How long it asks without pause at most, nanoseconds.
+    window: AtomicU64,
 }
 
 #[derive(Default)]
@@ -96,7 +109,23 @@ struct Inbox {
 
 impl Pump {
     pub(super) fn new() -> Self {
-        Self { inbox: Mutex::default(), bell: Condvar::new(), rung: AtomicBool::new(false) }
+        Self {
+            inbox: Mutex::default(),
+            bell: Condvar::new(),
+            rung: AtomicBool::new(false),
+            window: AtomicU64::new(SPIN.as_nanos() as u64),
+        }
+    }
+
+    /// From now on asks without pause for at most so long.
+    pub(super) fn set_window(&self, window: Duration) {
+        // Relaxed: for the waits that begin once it is seen.
+        self.window.store(window.as_nanos().min(u64::MAX.into()) as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn window(&self) -> Duration {
+        // Relaxed: as above.
+        Duration::from_nanos(self.window.load(Ordering::Relaxed))
     }
 
     /// From now on brings the news of this lane, until nobody waits for more.
@@ -153,6 +182,8 @@ impl Pump {
         let mut pace = Pace::default();
         let mut examined = Instant::now();
         let mut urgent = false;
+        let mut awake = false;
+        let mut fresh = false;
         loop {
             let rest = if urgent {
                 pace.rest()
@@ -162,14 +193,21 @@ impl Pump {
                 // Something timed may be alive: its references have to go on.
                 Rest::Sleep(gpu.clock.is_ticking().then_some(super::clock::BEAT))
             };
+            let spins = rest == Rest::Spin;
             let (came, fault) = gpu.pump.rest(rest, &mut list);
             if let Some(error) = fault {
                 gpu.fail(error);
             }
             let begun = Instant::now();
             if came {
+                pace.allow(gpu.pump.window());
                 pace.begin(begun);
             }
+            if came || fresh || (spins && !awake) {
+                let window = pace.spins_for();
+                list.iter().for_each(|watched| watched.rouse(window));
+            }
+            awake = spins || came;
             if gpu.clock.is_ticking() {
                 gpu.clock.beat(gpu);
             }
@@ -190,6 +228,7 @@ impl Pump {
                 look != Look::Over
             });
             pace.round(begun, begun.elapsed(), news, cpu_time);
+            fresh = news;
         }
     }
 
@@ -256,23 +295,39 @@ enum Rest {
 /// How fast the pump asks.
 ///
 /// Most waits are either short, and then worth spinning for, or so long that spinning only burns a core. Which of the two
-/// it will be is learned: a window that ends without news halves the next one, news soon after restore it. Long waits are
-/// often as long as the ones before, since programs go in circles: around the time when the end is expected the pump asks
-/// without pause again, if it is expected closely enough for that to cost little.
+/// it will be is learned: a window that ends without news halves the next one, news soon after restore it. From then on a
+/// budget of CPU time, which grows with the wait, says how often to ask. And since programs go in circles, waits are often
+/// as long as earlier ones were: around such a time the pump asks without pause again, once it knows it closely enough for
+/// that to cost little.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     /// Since when nothing has come.
     since: Instant,
     now: Instant,
+    /// How long it may spin, and how long it does.
+    most: Duration,
     window: Duration,
-    /// What a round costs when the pump sleeps in between, smoothed.
-    cost: Duration,
-    /// The thread's CPU time at the last look.
-    used: Option<Duration>,
     expired: bool,
-    /// How long the waits that outlasted the window took, smoothed, and how far they were from that.
-    usual: Duration,
-    spread: Duration,
+    /// When it last looked in vain, since `since`.
+    looked: Duration,
+    /// The CPU time that went into this wait, hunches aside.
+    spent: Duration,
+    /// What a round costs with a sleep before it, smoothed.
+    cost: Duration,
+    /// The thread's CPU time at the last round, if a sleep followed.
+    used: Option<Duration>,
+    /// Each for waits of up to twice its length, in microseconds.
+    habits: [Habit; 24],
+}
+
+/// How long waits of about one length were.
+#[derive(Clone, Copy, Debug, Default)]
+struct Habit {
+    /// All of them ended between these two.
+    from: Duration,
+    to: Duration,
+    /// How often that was right, less how often nothing came. Nothing is known at zero.
+    trust: u8,
 }
 
 impl Default for Pace {
@@ -281,12 +336,14 @@ impl Default for Pace {
         Self {
             since: now,
             now,
+            most: SPIN,
             window: SPIN,
+            expired: false,
+            looked: Duration::ZERO,
+            spent: Duration::ZERO,
             cost: OVERHEAD,
             used: None,
-            expired: false,
-            usual: Duration::ZERO,
-            spread: Duration::ZERO,
+            habits: [Habit::default(); 24],
         }
     }
 }
@@ -296,69 +353,122 @@ impl Pace {
     fn begin(&mut self, now: Instant) {
         self.since = now;
         self.expired = false;
+        self.looked = Duration::ZERO;
+        self.spent = Duration::ZERO;
+        self.used = None;
+    }
+
+    /// Sets how long it may spin.
+    fn allow(&mut self, most: Duration) {
+        if most != self.most {
+            (self.most, self.window) = (most, most);
+        }
+    }
+
+    fn waited(&self) -> Duration {
+        self.now.saturating_duration_since(self.since)
     }
 
     /// A round is over.
     fn round(&mut self, begun: Instant, took: Duration, news: bool, cpu_time: impl Fn() -> Option<Duration>) {
         self.now = begun + took;
-        let waited = self.now.saturating_duration_since(self.since);
+        let waited = self.waited();
         if news {
-            if waited <= SPIN * 2 {
-                self.window = SPIN;
+            if waited <= self.most * 2 {
+                self.window = self.most;
             }
             if self.expired {
                 self.learn(waited);
             }
-            self.begin(self.now);
-            self.used = None;
-        } else if self.expired {
-            let used = cpu_time();
-            let spent = match (used, self.used) {
-                (Some(now), Some(before)) if self.expects(waited).is_none() => now.saturating_sub(before),
-                (Some(_), _) => self.cost,
-                (None, _) => took + OVERHEAD,
-            };
-            self.cost = (self.cost * 7 + spent) / 8;
-            self.used = used;
+            return self.begin(self.now);
+        }
+        self.looked = waited;
+        if self.expired {
+            self.account(took, cpu_time);
         } else if waited > self.window {
             self.expired = true;
-            self.window = (self.window / 2).max(NAP);
+            self.spent = waited;
+            self.window = (self.window / 2).max(NAP.min(self.most));
         }
     }
 
-    fn learn(&mut self, waited: Duration) {
-        let off = self.usual.abs_diff(waited);
-        if off > self.usual / 2 {
-            // Something else than before.
-            (self.usual, self.spread) = (waited, waited / 8);
+    /// Adds up what sleeping and looking cost.
+    fn account(&mut self, took: Duration, cpu_time: impl Fn() -> Option<Duration>) {
+        let used = if self.hunch().is_some_and(|left| left.is_zero()) { None } else { cpu_time() };
+        let cost = match (used, self.used) {
+            (Some(now), Some(before)) => Some(now.saturating_sub(before)),
+            (None, None) if cpu_time().is_none() => Some(took + OVERHEAD),
+            _ => None,
+        };
+        if let Some(cost) = cost {
+            self.spent += cost;
+            self.cost = (self.cost * 7 + cost) / 8;
+        }
+        self.used = used;
+    }
+
+    /// A wait is over that was too long for spinning.
+    fn learn(&mut self, by: Duration) {
+        let after = self.looked;
+        for habit in &mut self.habits {
+            if habit.to < after {
+                habit.trust = habit.trust.saturating_sub(1);
+            }
+        }
+        let class = by.as_micros().max(1).ilog2() as usize;
+        let Some(habit) = self.habits.get_mut(class) else { return };
+        if habit.trust > 0 && after < habit.to && habit.from < by {
+            // It was between the two again: that is where they meet.
+            let (from, to) = (habit.from.max(after), habit.to.min(by));
+            let slack = NAP.saturating_sub(to - from) / 2;
+            *habit =
+                Habit { from: from.saturating_sub(slack), to: to + slack, trust: (habit.trust + 1).min(8) };
+        } else if habit.trust > 0 && after < habit.to + by / 64 && habit.from < by + by / 64 {
+            // It varies a little.
+            (habit.from, habit.to) = (habit.from.min(after), habit.to.max(by));
         } else {
-            self.usual = (self.usual * 3 + waited) / 4;
-            self.spread = (self.spread + off) / 2;
+            *habit = Habit { from: after, to: by, trust: 1 };
         }
     }
 
-    /// How long it still is until the end may be expected, if it can be; nothing, if that is now.
-    fn expects(&self, waited: Duration) -> Option<Duration> {
-        let margin = self.spread * 2 + NAP;
-        if margin * 2 > self.usual / HUNCH || waited > self.usual + margin {
-            return None;
+    /// How long it still is until the wait may be expected to end; nothing, if that is now.
+    fn hunch(&self) -> Option<Duration> {
+        let waited = self.waited();
+        let habit = self.habits.iter().find(|habit| habit.trust > 1 && habit.to > waited)?;
+        let worth = habit.to.min(AT_FIRST / 2) / SHARE_AT_FIRST + habit.to / (4 * SHARE);
+        if habit.to - habit.from <= worth {
+            return Some(habit.from.saturating_sub(waited));
         }
-        Some((self.usual - margin).saturating_sub(waited))
+        // Not known closely enough: one look in the middle, and it will be known better.
+        let middle = (habit.from + habit.to) / 2;
+        (waited + NAP < middle).then(|| middle - waited)
+    }
+
+    /// For how long it spins from now on, if nothing comes.
+    fn spins_for(&self) -> Duration {
+        let waited = self.waited();
+        if !self.expired {
+            return self.window.saturating_sub(waited);
+        }
+        let habit = self.habits.iter().find(|habit| habit.trust > 1 && habit.to > waited);
+        habit.map_or(Duration::ZERO, |habit| habit.to - waited)
     }
 
     fn rest(&self) -> Rest {
         if !self.expired {
             return Rest::Spin;
         }
-        let waited = self.now.saturating_duration_since(self.since);
-        // A sixteenth of the wait so far adds little to it; more often than the share allows is not worth it.
-        let bound = (self.cost * SHARE).min(LONGEST);
-        let nap = (waited / 16).clamp(NAP, bound.max(NAP));
-        match self.expects(waited) {
-            Some(Duration::ZERO) => Rest::Spin,
-            Some(left) => Rest::Sleep(Some(nap.min(left))),
-            None => Rest::Sleep(Some(nap)),
+        let hunch = self.hunch();
+        if hunch == Some(Duration::ZERO) {
+            return Rest::Spin;
         }
+        let waited = self.waited();
+        let budget = self.most + waited.min(AT_FIRST) / SHARE_AT_FIRST + waited / SHARE;
+        let missing = (self.spent + self.cost).saturating_sub(budget);
+        let share = if waited < AT_FIRST { SHARE_AT_FIRST } else { SHARE };
+        // An eighth of the wait so far adds little to it.
+        let nap = (waited / 8).max(NAP).max(missing * share).min(LONGEST);
+        Rest::Sleep(Some(hunch.map_or(nap, |left| nap.min(left.max(NAP)))))
     }
 }
 
@@ -375,30 +485,45 @@ mod tests {
     const ROUND: Duration = Duration::from_nanos(500);
 
     fn quiet(pace: &mut Pace, from: Instant, time: Duration) {
-        pace.round(from + time, ROUND, false, || None);
+        pace.round(from + time, Duration::ZERO, false, || None);
     }
 
-    fn sleep(pace: &Pace) -> Duration {
-        match pace.rest() {
-            Rest::Sleep(Some(sleep)) => sleep,
-            rest => panic!("{rest:?}"),
+    /// A whole wait of so long, in which each round costs `cost`: the CPU time that it took, and how late the news came.
+    fn wait(pace: &mut Pace, begun: Instant, length: Duration, cost: Duration) -> (Duration, Duration) {
+        let (mut now, mut used) = (begun, Duration::ZERO);
+        pace.begin(now);
+        loop {
+            match pace.rest() {
+                Rest::Spin => {
+                    now += ROUND;
+                    used += ROUND;
+                }
+                Rest::Sleep(Some(time)) => {
+                    now += time + cost;
+                    used += cost;
+                }
+                rest @ Rest::Sleep(None) => panic!("{rest:?}"),
+            }
+            let news = now >= begun + length;
+            pace.round(now, Duration::ZERO, news, || Some(used));
+            if news {
+                return (used, now - begun - length);
+            }
         }
     }
 
+    const MICROS: fn(u64) -> Duration = Duration::from_micros;
+    const MILLIS: fn(u64) -> Duration = Duration::from_millis;
+
     #[test]
-    fn it_spins_first_and_sleeps_longer_and_longer() {
+    fn it_spins_first() {
         let start = Instant::now();
         let mut pace = Pace::default();
         pace.begin(start);
         quiet(&mut pace, start, SPIN / 2);
         assert_eq!(pace.rest(), Rest::Spin);
-        let mut last = Duration::ZERO;
-        for wait in [SPIN * 2, SPIN * 10, SPIN * 1_000] {
-            quiet(&mut pace, start, wait);
-            let sleep = sleep(&pace);
-            assert!(sleep >= last && sleep <= LONGEST);
-            last = sleep;
-        }
+        quiet(&mut pace, start, SPIN * 2);
+        assert!(matches!(pace.rest(), Rest::Sleep(Some(_))));
     }
 
     #[test]
@@ -417,54 +542,56 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_is_done_less_often() {
-        let start = Instant::now();
-        let sleep = |cost: Duration| {
-            let mut pace = Pace::default();
-            for round in 1..50_u32 {
-                pace.round(start + SPIN * 1_000 * round, ROUND, false, || Some(cost * round));
+    fn long_waits_cost_their_share_and_no_more() {
+        for cost in [5, 20, 80, 150] {
+            // Lengths that never come again.
+            for (index, length) in [50, 100, 200, 400, 800].into_iter().map(MILLIS).enumerate() {
+                let mut pace = Pace::default();
+                let begun = Instant::now() + MILLIS(index as u64);
+                let (used, late) = wait(&mut pace, begun, length, MICROS(cost));
+                let most = SPIN + AT_FIRST / SHARE_AT_FIRST + length / SHARE + MICROS(cost) * 3;
+                assert!(used <= most, "{used:?} for {length:?}, {cost} µs each");
+                assert!(late <= LONGEST + MICROS(cost), "{late:?}");
             }
-            sleep(&pace)
-        };
-        let micros = Duration::from_micros;
-        assert!(sleep(micros(15)) > sleep(micros(5)) * 2);
-        assert!(sleep(micros(5)).abs_diff(micros(5) * SHARE) < micros(5));
-        assert_eq!(sleep(micros(50_000)), LONGEST);
+        }
     }
 
     #[test]
-    fn an_end_that_is_expected_is_awaited_without_pause() {
-        let mut now = Instant::now();
-        let mut pace = Pace::default();
-        let usual = Duration::from_millis(100);
-        for _ in 0..16 {
-            pace.begin(now);
-            quiet(&mut pace, now, usual / 2);
-            assert!(sleep(&pace) > NAP);
-            pace.round(now + usual, ROUND, true, || None);
-            now += usual * 2;
+    fn an_end_that_was_seen_before_is_expected() {
+        for (length, cost) in [(MILLIS(100), MICROS(80)), (MILLIS(100), MICROS(10)), (MILLIS(1), MICROS(20))]
+        {
+            let mut pace = Pace::default();
+            let mut begun = Instant::now();
+            for _ in 0..24 {
+                wait(&mut pace, begun, length, cost);
+                begun += length * 2;
+                // Something short in between.
+                wait(&mut pace, begun, MICROS(10), cost);
+                begun += length;
+            }
+            for _ in 0..10 {
+                let (used, late) = wait(&mut pace, begun, length, cost);
+                assert!(late <= cost + NAP, "{late:?} after {length:?}: {pace:?}");
+                assert!(used <= length / 50 + SPIN + length.min(AT_FIRST) / 4, "{used:?} for {length:?}");
+                begun += length * 2;
+            }
         }
-        pace.begin(now);
-        quiet(&mut pace, now, usual / 2);
-        assert!(sleep(&pace) < usual / 2);
-        quiet(&mut pace, now, usual);
-        assert_eq!(pace.rest(), Rest::Spin);
-        // It does not come: back to sleep.
-        quiet(&mut pace, now, usual + usual / 50);
-        assert!(sleep(&pace) > NAP);
     }
 
     #[test]
-    fn ends_that_nobody_can_expect_are_not() {
-        let mut now = Instant::now();
+    fn what_does_not_come_again_is_forgotten() {
         let mut pace = Pace::default();
-        for wait in (20..60).cycle().take(200).map(Duration::from_millis) {
-            pace.begin(now);
-            quiet(&mut pace, now, wait / 2);
-            quiet(&mut pace, now, wait - ROUND);
-            assert!(sleep(&pace) > NAP, "{pace:?}");
-            pace.round(now + wait, ROUND, true, || None);
-            now += wait * 2;
+        let mut begun = Instant::now();
+        let length = MILLIS(3);
+        for _ in 0..20 {
+            wait(&mut pace, begun, length, MICROS(10));
+            begun += length * 2;
         }
+        assert!(pace.habits.iter().any(|habit| habit.trust > 1));
+        for _ in 0..20 {
+            wait(&mut pace, begun, length * 30, MICROS(10));
+            begun += length * 60;
+        }
+        assert!(pace.habits.iter().all(|habit| habit.trust == 0 || habit.to > length * 2), "{pace:?}");
     }
 }
