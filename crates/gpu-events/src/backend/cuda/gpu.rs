@@ -18,6 +18,7 @@ use crate::{
 };
 use std::{
     any::Any,
+    cell::Cell,
     ffi::{c_char, c_int, c_void},
     fmt, ptr,
     sync::{
@@ -110,6 +111,16 @@ struct Slots {
     free: Vec<Slot>,
     /// Words that the GPU will write to yet, and what it will have written last.
     limbo: Vec<(Slot, u64)>,
+}
+
+thread_local! {
+    /// This thread's calls disturb nobody's capture anyway.
+    static HARMLESS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread is ours, has [`entered`](Gpu::enter), and never leaves.
+pub(super) fn is_harmless_for_good() {
+    HARMLESS.set(true);
 }
 
 /// The calling thread has the context, and its calls disturb nobody's capture, until this goes.
@@ -223,6 +234,9 @@ impl Gpu {
     /// Asks, without disturbing anybody's capture.
     #[inline]
     pub(super) fn quietly<T>(&self, ask: impl FnOnce() -> T) -> T {
+        if HARMLESS.get() {
+            return ask();
+        }
         let mut mode = CAPTURE_MODE_RELAXED;
         // SAFETY: the call exchanges the calling thread's mode.
         unsafe { (self.api.thread_exchange_capture_mode)(&mut mode) };

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// How long it asks without pause after somebody has begun to wait, at most, unless told otherwise.
-const SPIN: Duration = Duration::from_micros(200);
+const SPIN: Duration = Duration::from_micros(100);
 
 /// The shortest time that it sleeps for.
 const NAP: Duration = Duration::from_micros(20);
@@ -29,10 +29,10 @@ const NAP: Duration = Duration::from_micros(20);
 const SHARE_AT_FIRST: u32 = 8;
 
 /// ... for so long ...
-const AT_FIRST: Duration = Duration::from_millis(5);
+const AT_FIRST: Duration = Duration::from_millis(3);
 
 /// ... and then this part.
-const SHARE: u32 = 128;
+const SHARE: u32 = 192;
 
 /// What a round costs beside what it takes, going to sleep and waking, where the system doesn't tell.
 const OVERHEAD: Duration = Duration::from_micros(10);
@@ -178,6 +178,7 @@ impl Pump {
             return;
         };
         std::mem::forget(entered);
+        super::gpu::is_harmless_for_good();
         let mut list = Vec::new();
         let mut pace = Pace::default();
         let mut examined = Instant::now();
@@ -312,7 +313,7 @@ struct Pace {
     looked: Duration,
     /// The CPU time that went into this wait, hunches aside.
     spent: Duration,
-    /// What a round costs with a sleep before it, smoothed.
+    /// What a round costs with a sleep before it, smoothed downwards.
     cost: Duration,
     /// The thread's CPU time at the last round, if a sleep followed.
     used: Option<Duration>,
@@ -402,7 +403,7 @@ impl Pace {
         };
         if let Some(cost) = cost {
             self.spent += cost;
-            self.cost = (self.cost * 7 + cost) / 8;
+            self.cost = cost.max((self.cost * 7 + cost) / 8);
         }
         self.used = used;
     }
@@ -435,7 +436,7 @@ impl Pace {
     fn hunch(&self) -> Option<Duration> {
         let waited = self.waited();
         let habit = self.habits.iter().find(|habit| habit.trust > 1 && habit.to > waited)?;
-        let worth = habit.to.min(AT_FIRST / 2) / SHARE_AT_FIRST + habit.to / (4 * SHARE);
+        let worth = habit.to.min(AT_FIRST / 2) / SHARE_AT_FIRST + habit.to / (5 * SHARE);
         if habit.to - habit.from <= worth {
             return Some(habit.from.saturating_sub(waited));
         }
