@@ -80,7 +80,13 @@ pub trait Subject: fmt::Debug + Send + Sync {
         Err(Stop::skip("this device's work cannot panic"))
     }
 
-    /// Has the driver refuse the next submission of `stream`'s work.
+    /// Opens the device for [`refuse_submission`](Self::refuse_submission), where that takes a driver that can be told to.
+    fn open_refusing(&self) -> Verdict<Device> {
+        self.open()
+    }
+
+    /// Has the driver refuse the next submission of `stream`'s work. The stream is of a device from
+    /// [`open_refusing`](Self::open_refusing).
     fn refuse_submission(&self, stream: &Stream) -> Verdict {
         let _ = stream;
         Err(Stop::skip("no way to have the driver refuse a submission"))

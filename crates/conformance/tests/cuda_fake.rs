@@ -26,7 +26,8 @@ use std::{
 const BOUND: Duration = Duration::from_secs(30);
 
 const OUT_OF_MEMORY: u32 = 2;
-const CAPTURED_EVENT: u32 = 907;
+/// The event is captured; its capture was broken.
+const CAPTURED: [u32; 2] = [907, 901];
 
 const BOTH: [Signal; 2] = [Signal::Cheap, Signal::Prompt];
 
@@ -503,12 +504,18 @@ fn an_imported_event_is_an_event() {
 
 #[test]
 fn an_event_out_of_a_capture_is_refused_and_fails() {
+    for code in CAPTURED {
+        captured_is_refused_and_fails(code);
+    }
+}
+
+fn captured_is_refused_and_fails(captured: u32) {
     let gpu = Gpu::new(Signal::Cheap);
     let foreign = fake::make_stream(gpu.ordinal).expect("a stream");
     let native = fake::make_event(gpu.ordinal).expect("an event");
     // SAFETY: the fake driver destroys none of them.
     let import = || unsafe { cuda::import_event(&gpu.device, native, keep_alive()) };
-    fake::refuse("cuEventQuery", CAPTURED_EVENT);
+    fake::refuse("cuEventQuery", captured);
     assert_eq!(kind(import()), ErrorKind::Capturing);
     let flag = Flag::hold(foreign);
     // SAFETY: both are there.
@@ -516,7 +523,7 @@ fn an_event_out_of_a_capture_is_refused_and_fails() {
     assert_eq!(code, 0);
     let event = import().expect("an event");
     assert_eq!(event.status(), Status::Pending);
-    fake::refuse("cuEventQuery", CAPTURED_EVENT);
+    fake::refuse("cuEventQuery", captured);
     assert_eq!(event.status(), Status::Failed, "whoever waits must not wait for ever");
     assert_eq!(kind(event.synchronize()), ErrorKind::Capturing);
     flag.open();

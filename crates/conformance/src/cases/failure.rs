@@ -395,7 +395,7 @@ fn a_refused_record_leaves_the_event_alone(ctx: &Context) -> Verdict {
 }
 
 fn a_refused_submission_fails_the_stream(ctx: &Context) -> Verdict {
-    let device = ctx.device()?;
+    let device = ctx.subject().open_refusing()?;
     let (stream, other) = (device.create_stream()?, device.create_stream()?);
     let before = stream.record()?;
     ctx.settle(&before)?;

@@ -2,6 +2,7 @@
 
 pub mod fake;
 mod kernels;
+mod refusing;
 
 use crate::{Adopted, Case, Cells, Expectation, Stop, Subject, Verdict};
 use gpu_events::{
@@ -160,9 +161,20 @@ impl Subject for CudaSubject {
         Err(Stop::skip("a GPU's work cannot panic"))
     }
 
-    fn refuse_submission(&self, _stream: &Stream) -> Verdict {
+    fn open_refusing(&self) -> Verdict<Device> {
+        match self.driver {
+            // SAFETY: CUDA's own functions, and two that refuse, as CUDA's may.
+            Driver::System => Ok(unsafe { cuda::open_with(refusing::api()?, self.ordinal, self.signal) }?),
+            Driver::Fake => self.open(),
+        }
+    }
+
+    fn refuse_submission(&self, stream: &Stream) -> Verdict {
         match (self.driver, self.signal) {
-            (Driver::System, _) => Err(Stop::skip("no way to have CUDA refuse a submission")),
+            (Driver::System, _) => {
+                refusing::refuse(stream.cuda()?.raw());
+                Ok(())
+            }
             (Driver::Fake, Signal::Prompt) => {
                 fake::refuse("cuStreamWriteValue64", 2);
                 Ok(())

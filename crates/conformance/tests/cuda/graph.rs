@@ -1,9 +1,11 @@
 //! Captures, and events in what comes of them.
 
-use crate::support::{Cell, complete, gpu, keep_alive, native_event, record_native};
+use crate::support::{
+    BOUND, Cell, complete, gpu, keep_alive, native_event, query_native, record_native, with_context,
+};
 use cudarc::driver::sys;
 use gpu_events::{
-    Device, ErrorKind, Signal, Status, WaitOptions, WaitOutcome, WaitStrategy,
+    Device, ErrorKind, Result as Outcome, Signal, Status, WaitOptions, WaitOutcome, WaitStrategy,
     cuda::{self, RawStream},
 };
 use std::{
@@ -38,16 +40,18 @@ fn nodes(graph: sys::CUgraph) -> usize {
     count
 }
 
-fn instantiate(graph: sys::CUgraph) -> sys::CUgraphExec {
+fn instantiate(device: &Device, graph: sys::CUgraph) -> sys::CUgraphExec {
     let mut executable = ptr::null_mut();
     // SAFETY: the call writes to `executable` alone.
-    assert_eq!(unsafe { sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0) }, SUCCESS);
+    let make = || unsafe { sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0) };
+    assert_eq!(with_context(device, make), SUCCESS);
     executable
 }
 
-fn launch(executable: sys::CUgraphExec, stream: RawStream) {
+fn launch(device: &Device, executable: sys::CUgraphExec, stream: RawStream) {
     // SAFETY: both are there.
-    assert_eq!(unsafe { sys::cuGraphLaunch(executable, stream.cast()) }, SUCCESS);
+    let launch = || unsafe { sys::cuGraphLaunch(executable, stream.cast()) };
+    assert_eq!(with_context(device, launch), SUCCESS);
 }
 
 fn devices() -> [Device; 2] {
@@ -81,7 +85,7 @@ pub(crate) fn capture_takes_no_recording() {
         // Before anything is made: the driver may wait for what is held back.
         flag.put(1);
         complete(&pending);
-        launch(instantiate(graph), raw);
+        launch(&device, instantiate(&device, graph), raw);
         event.record(&stream).expect("again a stream like any other");
         complete(&event);
         assert_eq!(cell.get(), 7);
@@ -104,7 +108,7 @@ pub(crate) fn observing_breaks_no_capture() {
         let callback = event.on_complete(move |outcome| drop(tell.send(outcome))).expect("a callback");
         thread::scope(|scope| {
             for strategy in [WaitStrategy::Park, WaitStrategy::Spin] {
-                let options = WaitOptions::new().strategy(strategy).timeout(crate::support::BOUND);
+                let options = WaitOptions::new().strategy(strategy).timeout(BOUND);
                 let event = event.clone();
                 scope.spawn(move || {
                     assert_eq!(event.wait_with(&options).expect("no failure"), WaitOutcome::Complete);
@@ -120,7 +124,7 @@ pub(crate) fn observing_breaks_no_capture() {
             flag.put(1);
             complete(&behind);
         });
-        told.recv_timeout(crate::support::BOUND).expect("the callback runs").expect("no failure");
+        told.recv_timeout(BOUND).expect("the callback runs").expect("no failure");
         drop(callback);
         complete(&timed);
         timed.completion_time().expect("a time");
@@ -145,12 +149,12 @@ pub(crate) fn launched_twice() {
         let (lost, forgotten) = cuda::record_external(&stream).expect("a node");
         let graph = end(raw).expect("a whole capture");
         assert_eq!(nodes(graph), 4);
-        let executable = instantiate(graph);
+        let executable = instantiate(&device, graph);
         assert_eq!(event.synchronize().expect_err("not launched").kind(), ErrorKind::NotSubmitted);
         drop(forgotten);
         assert_eq!(lost.synchronize().expect_err("abandoned").kind(), ErrorKind::Abandoned);
 
-        launch(executable, raw);
+        launch(&device, executable, raw);
         let node = token.launched();
         assert_eq!(event.status(), Status::Pending, "the graph is held back");
         let consumer = device.create_stream().expect("a stream");
@@ -169,7 +173,7 @@ pub(crate) fn launched_twice() {
 
         flag.put(0);
         cell.put(0);
-        launch(executable, raw);
+        launch(&device, executable, raw);
         let second = node.launched_again().expect("an event");
         assert_eq!((event.status(), second.status()), (Status::Complete, Status::Pending));
         flag.put(1);
@@ -179,20 +183,47 @@ pub(crate) fn launched_twice() {
 }
 
 /// An event that was recorded under a capture says nothing any more: who waits for it has to be told.
+///
+/// In what words is the driver's: the first who asks hears of the capture, and may break it by asking; what the driver says of
+/// the event from then on it promises nowhere. Never is it complete, and nobody waits for ever.
 pub(crate) fn captured_event_is_refused() {
     let (device, kernels) = gpu();
-    let stream = kernels.make_stream().expect("a stream");
-    let native = native_event(&device).expect("an event");
-    let flag = Cell::hold(kernels, stream);
-    record_native(native, stream);
-    // SAFETY: it is never destroyed.
-    let import = || unsafe { cuda::import_event(&device, native, keep_alive().0) };
-    let event = import().expect("an event");
-    assert_eq!(event.status(), Status::Pending);
-    begin(stream);
-    record_native(native, stream);
-    assert_eq!(import().expect_err("captured").kind(), ErrorKind::Capturing);
-    assert_eq!(event.synchronize().expect_err("captured").kind(), ErrorKind::Capturing);
-    end(stream).expect("a whole capture");
-    flag.put(1);
+    // Who is the first to ask: one who has the event already, or one who brings it.
+    for importer_first in [false, true] {
+        let stream = kernels.make_stream().expect("a stream");
+        let native = native_event(&device).expect("an event");
+        let flag = Cell::hold(kernels, stream);
+        record_native(native, stream);
+        // SAFETY: it is never destroyed.
+        let import = || unsafe { cuda::import_event(&device, native, keep_alive().0) };
+        let event = import().expect("an event");
+        assert_eq!(event.status(), Status::Pending);
+        begin(stream);
+        record_native(native, stream);
+        let known = || refusal("known before", event.wait_timeout(BOUND));
+        let imported = || refusal("imported", import());
+        if importer_first {
+            imported();
+            known();
+        } else {
+            known();
+            imported();
+        }
+        assert_eq!(event.status(), Status::Failed);
+        println!("the driver itself: {}", query_native(native));
+        println!("the capture: {:?}", end(stream).map(drop));
+        println!("the driver itself, once that has ended: {}", query_native(native));
+        flag.put(1);
+        // Recorded anew, it is an event again; the one that has failed stays so.
+        record_native(native, stream);
+        complete(&import().expect("an event"));
+        assert_eq!(event.status(), Status::Failed);
+    }
+}
+
+/// Prints what a captured event was refused with, and sees that it was.
+fn refusal<T: std::fmt::Debug>(who: &str, outcome: Outcome<T>) {
+    let error = outcome.expect_err("the event is captured");
+    println!("{who}: {:?}: {error}", error.kind());
+    assert!(matches!(error.kind(), ErrorKind::Capturing | ErrorKind::Driver), "{error}");
 }

@@ -1,16 +1,19 @@
 //! Events that two processes share.
 
 use crate::{
-    support::{complete, gpu},
+    support::{BOUND, complete, gpu},
     trial,
 };
 use gpu_events::{
-    ErrorKind, Status,
+    ErrorKind, Status, WaitOptions, WaitOutcome,
     cuda::{self, IpcHandle, SharedEvent},
 };
 use std::{
     io::{self, BufRead, BufReader, Write},
     process::Stdio,
+    sync::Arc,
+    thread,
+    time::Duration,
 };
 
 fn to_text(handle: &IpcHandle) -> String {
@@ -92,9 +95,18 @@ pub(crate) fn exporter_has_gone() {
     let output = trial::command("ipc::export_and_go").expect("this program").output().expect("a process");
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).expect("a text");
-    let refused = cuda::open_shared(&device, &from_text(text.trim())).expect_err("it has gone");
-    println!("a handle of a process that has ended: {refused}");
-    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    // The driver may tell, or open what is left: then the event has settled, and nobody waits for it.
+    match cuda::open_shared(&device, &from_text(text.trim())) {
+        Ok(event) => {
+            println!("a handle of a process that has ended: {event:?}");
+            assert_ne!(event.status(), Status::Pending);
+            event.wait_timeout(BOUND).map(drop).unwrap_or_else(|error| println!("{error}"));
+        }
+        Err(refused) => {
+            println!("a handle of a process that has ended: {refused}");
+            assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+        }
+    }
     complete(&device.create_stream().and_then(|stream| stream.record()).expect("the device goes on"));
 }
 
@@ -105,6 +117,42 @@ pub(crate) fn export_and_go() {
     let event = shared.record(&device.create_stream().expect("a stream")).expect("a recording");
     complete(&event);
     println!("{}", to_text(&shared.export().expect("a handle")));
+}
+
+/// What the driver says then is not promised: that nobody is held up by it beyond a timeout, or the device's closing, is.
+pub(crate) fn exporter_dies() {
+    let (device, _) = gpu();
+    let mut command = trial::command("ipc::export_and_hold").expect("this program");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
+    let mut from = BufReader::new(child.stdout.take().expect("a pipe"));
+    let event = Arc::new(cuda::open_shared(&device, &from_text(&line(&mut from))).expect("an event"));
+    assert_eq!(event.status(), Status::Pending);
+    let theirs = event.clone();
+    let waiter = thread::spawn(move || theirs.wait_with(&WaitOptions::new().timeout(BOUND)));
+    child.kill().expect("a process to end");
+    child.wait().expect("the other process");
+    let outcome = event.wait_timeout(Duration::from_secs(1));
+    println!("the exporter was killed: {outcome:?}");
+    device.close();
+    let end = waiter.join().expect("no panic");
+    println!("who waited: {end:?}");
+    assert!(!matches!(end, Ok(WaitOutcome::TimedOut)), "closing ends it");
+    let (device, _) = gpu();
+    complete(&device.create_stream().and_then(|stream| stream.record()).expect("another device goes on"));
+}
+
+/// The other process of [`exporter_dies`]: its event stays pending.
+pub(crate) fn export_and_hold() {
+    let (device, _) = gpu();
+    let stream = device.create_stream().expect("a stream");
+    let (gate, _open) = device.host_event().expect("a host event");
+    stream.wait(&gate).expect("a wait");
+    let shared = SharedEvent::new(&device).expect("an event");
+    let _event = shared.record(&stream).expect("a recording");
+    println!("{}", to_text(&shared.export().expect("a handle")));
+    io::stdout().flush().expect("the other process");
+    // Until it is killed, or whoever started it has gone.
+    line(&mut io::stdin().lock());
 }
 
 pub(crate) fn made_up_handle() {

@@ -4,6 +4,7 @@
 //! `cargo test -p gpu-events-conformance --test cuda -- NAME` runs those with this in their names.
 
 mod adopt;
+mod exit;
 mod fault;
 mod graph;
 mod ipc;
@@ -42,11 +43,17 @@ const TRIALS: &[Row] = &[
     ("ipc::pending_then_complete", ipc::pending_then_complete, SHORT),
     ("ipc::limits", ipc::limits, SHORT),
     ("ipc::exporter_has_gone", ipc::exporter_has_gone, SHORT),
+    ("ipc::exporter_dies", ipc::exporter_dies, SHORT),
     ("ipc::made_up_handle", ipc::made_up_handle, SHORT),
+    ("exit::with_pending_work", exit::with_pending_work, SHORT),
 ];
 
 /// What a trial starts processes of its own for.
-const HELPERS: &[(&str, fn())] = &[("ipc::import", ipc::import), ("ipc::export_and_go", ipc::export_and_go)];
+const HELPERS: &[(&str, fn())] = &[
+    ("ipc::import", ipc::import),
+    ("ipc::export_and_go", ipc::export_and_go),
+    ("ipc::export_and_hold", ipc::export_and_hold),
+];
 
 fn main() -> ExitCode {
     if let Some(name) = trial::role() {

@@ -102,15 +102,25 @@ pub(crate) fn keep_alive() -> (Arc<dyn Any + Send + Sync>, Weak<dyn Any + Send +
 pub(crate) fn native_event(device: &Device) -> Result<RawEvent> {
     const DISABLE_TIMING: u32 = 2;
     let api = cuda::system_api()?;
-    let context = cuda::raw_context(device)?;
-    let (mut event, mut popped) = (ptr::null_mut(), ptr::null_mut());
+    let mut event = ptr::null_mut();
+    // SAFETY: the call writes to `event` alone.
+    let code = with_context(device, || unsafe { (api.event_create)(&mut event, DISABLE_TIMING) });
+    assert_eq!(code, 0);
+    Ok(event)
+}
+
+/// Makes calls of somebody else's that go by the current context, which the trials' threads do without.
+#[track_caller]
+pub(crate) fn with_context<T>(device: &Device, call: impl FnOnce() -> T) -> T {
+    let api = cuda::system_api().expect("CUDA");
+    let context = cuda::raw_context(device).expect("a context");
     // SAFETY: the context is the primary one, which the device keeps.
     assert_eq!(unsafe { (api.ctx_push_current)(context) }, 0);
-    // SAFETY: the call writes to `event` alone.
-    assert_eq!(unsafe { (api.event_create)(&mut event, DISABLE_TIMING) }, 0);
+    let answer = call();
+    let mut popped = ptr::null_mut();
     // SAFETY: pops what was pushed.
     assert_eq!(unsafe { (api.ctx_pop_current)(&mut popped) }, 0);
-    Ok(event)
+    answer
 }
 
 /// Records an event as another library would.

@@ -33,7 +33,9 @@ const OUT_OF_MEMORY: Code = 2;
 pub(super) const NOT_READY: Code = 600;
 const CAPTURE: std::ops::RangeInclusive<Code> = 900..=909;
 /// The event was recorded under a capture, and has no state of its own until it is recorded again.
-pub(super) const CAPTURED_EVENT: Code = 907;
+const CAPTURED_EVENT: Code = 907;
+/// The capture that it is of was broken.
+const CAPTURE_INVALIDATED: Code = 901;
 
 pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
@@ -233,6 +235,11 @@ pub(super) fn is_fault(code: Code) -> bool {
         | 721 // CONTAINED
         | 999 // UNKNOWN
     )
+}
+
+/// Whether a code says of the event that was asked for that it is captured.
+pub(super) fn is_captured(code: Code) -> bool {
+    matches!(code, CAPTURED_EVENT | CAPTURE_INVALIDATED)
 }
 
 /// Whether a code says that a call is not allowed because somebody captures, and nothing about the work.

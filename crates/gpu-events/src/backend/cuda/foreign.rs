@@ -2,8 +2,8 @@
 
 use super::{
     driver::{
-        CAPTURED_EVENT, EVENT_DISABLE_TIMING, EVENT_INTERPROCESS, EVENT_RECORD_EXTERNAL, RawEvent,
-        RawIpcHandle, SUCCESS, is_capture, is_fault,
+        EVENT_DISABLE_TIMING, EVENT_INTERPROCESS, EVENT_RECORD_EXTERNAL, RawEvent, RawIpcHandle, SUCCESS,
+        is_capture, is_captured, is_fault,
     },
     gpu::{Gpu, Handle, KeepAlive},
     pump::{Look, Watched},
@@ -74,8 +74,8 @@ impl Foreign {
             Ok(true) => lane.advance(Self::POSITION),
             Ok(false) => {}
             // Recorded anew, under a capture: it will never say again what it was imported for.
-            Err(CAPTURED_EVENT) => {
-                lane.fail(Self::POSITION, self.gpu.api.error("cuEventQuery", CAPTURED_EVENT))
+            Err(code) if is_captured(code) => {
+                lane.fail(Self::POSITION, self.gpu.api.error("cuEventQuery", code))
             }
             Err(code) if is_capture(code) => {}
             Err(code) => lane.fail(Self::POSITION, told(self.gpu, code)),
@@ -175,9 +175,10 @@ fn stand_for(
 /// called back by. One that was never recorded counts as complete, as the driver has it.
 ///
 /// Record it anew while this is pending, and it is the newer recording that completes it: native events have no memory.
-/// Recorded anew under a capture it never can, and this fails with [`Capturing`](ErrorKind::Capturing). An imported event
-/// carries no failure but the whole context's (R26), and no time. `keep_alive` is kept until the last event and waiter has
-/// gone.
+/// Recorded anew under a capture it never can, and this fails: with [`Capturing`](ErrorKind::Capturing) when the driver says
+/// so, which it says to the first who asks. CUDA counts the question as invalid, which may break that capture, and what the
+/// driver says of the event afterwards is its own ([`Driver`](ErrorKind::Driver)). An imported event carries no failure but
+/// the whole context's (R26), and no time. `keep_alive` is kept until the last event and waiter has gone.
 ///
 /// # Safety
 /// `event` is a `CUevent` of a context on the device's GPU, and stays one for as long as `keep_alive` is held.
@@ -415,12 +416,9 @@ fn check_shared(gpu: &Gpu, call: &str, code: u32) -> Result<()> {
     const NOT_SUPPORTED: u32 = 801;
     match code {
         NOT_SUPPORTED => Err(Error::with_text(ErrorKind::Unsupported, gpu.api.say(call, code))),
-        // A handle of this very process, which the driver does not open again, or of a process that has ended, or none.
-        1 | 201 | 304 | 400 | 401 => {
-            let text = format!(
-                "{}; it has to come from another process, and that one has to be alive",
-                gpu.api.say(call, code)
-            );
+        // A handle of this very process, which the driver does not open again; or what is none (205, MAP_FAILED).
+        1 | 101 | 201 | 205 | 304 | 400 | 401 => {
+            let text = format!("{}; it has to be what another process has exported", gpu.api.say(call, code));
             Err(Error::with_text(ErrorKind::InvalidArgument, text))
         }
         code => gpu.api.check(call, code),
@@ -430,9 +428,13 @@ fn check_shared(gpu: &Gpu, call: &str, code: u32) -> Result<()> {
 /// Opens an event that another process exported: to wait for, to await, to be called back by (R36). Imported, it carries no
 /// failure and no time, and it is good only while its exporter lives.
 ///
+/// Whether it lives the driver does not tell: an H100's, 580, opens the handle of a process that has ended, and calls the
+/// event complete. What it says of one that was pending then it promises nowhere: have the other process say that its work
+/// is done, if that matters, and wait with a timeout where it may end.
+///
 /// # Errors
-/// [`ErrorKind::InvalidArgument`] if the handle is this process's own, or its exporter has gone; [`ErrorKind::Unsupported`]
-/// if `device` is no CUDA device or the driver can't share on this system; [`ErrorKind::Closed`]; [`ErrorKind::Forked`].
+/// [`ErrorKind::InvalidArgument`] if the handle is this process's own, or none; [`ErrorKind::Unsupported`] if `device` is no
+/// CUDA device or the driver can't share on this system; [`ErrorKind::Closed`]; [`ErrorKind::Forked`].
 pub fn open_shared(device: &Device, handle: &IpcHandle) -> Result<Event> {
     let gpu = super::gpu_of(device)?;
     let mut native = ptr::null_mut();
