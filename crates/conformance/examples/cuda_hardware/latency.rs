@@ -380,7 +380,7 @@ fn told(scene: &Scene<'_>, sets: &[Set; 2], time: Duration, rounds: usize) -> Re
 
 /// CPU time while nothing but kernels of 100 ms is pending, on all streams, and the caller sleeps.
 fn pending(bench: &Bench, raw: &[Handle], sets: &[Set; 2]) -> Result<()> {
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 10;
     let kernel = Duration::from_millis(100);
     let times = bench.times()?;
     let blocking = bench.event(BLOCKING)?;

@@ -201,7 +201,7 @@ pub fn rebase_error(device: &Device) -> Result<Duration> {
 }
 
 /// Sets for how long the GPU's pump asks the driver without pause once somebody has begun to wait, be it by callback, future
-/// or parked thread: 100 µs unless told otherwise, and less by itself where that mostly brings nothing. For all devices of
+/// or parked thread: 200 µs unless told otherwise, and less by itself where that mostly brings nothing. For all devices of
 /// this GPU in this process.
 ///
 /// Longer has news of longer work come sooner, and costs as much of a core; zero never spins. What each costs is in

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// How long it asks without pause after somebody has begun to wait, at most, unless told otherwise.
-const SPIN: Duration = Duration::from_micros(100);
+const SPIN: Duration = Duration::from_micros(200);
 
 /// The shortest time that it sleeps for.
 const NAP: Duration = Duration::from_micros(20);
@@ -550,7 +550,7 @@ mod tests {
                 let mut pace = Pace::default();
                 let begun = Instant::now() + MILLIS(index as u64);
                 let (used, late) = wait(&mut pace, begun, length, MICROS(cost));
-                let most = SPIN + AT_FIRST / SHARE_AT_FIRST + length / SHARE + MICROS(cost) * 3;
+                let most = SPIN + AT_FIRST / SHARE_AT_FIRST + length / SHARE + MICROS(cost) * 4;
                 assert!(used <= most, "{used:?} for {length:?}, {cost} µs each");
                 assert!(late <= LONGEST + MICROS(cost), "{late:?}");
             }
