@@ -3,13 +3,19 @@
 //! The fake driver counts and refuses calls for the whole process, so the tests run one at a time, each on a GPU of its own.
 //! Work is held back with flags, never with sleeps; waits are bounded.
 
+#[path = "cuda/stress.rs"]
+mod stress;
+
 use gpu_events::{
     Device, Error, ErrorKind, Event, Result, Signal, Status, Stream, StreamOptions, WaitAny, WaitOptions,
     WaitOutcome, WaitStrategy,
     cuda::{self, RawStream, SharedEvent},
     wait_any,
 };
-use gpu_events_conformance::cuda::fake::{self, Kernel};
+use gpu_events_conformance::{
+    CudaSubject,
+    cuda::fake::{self, Kernel},
+};
 use std::{
     any::Any,
     ptr,
@@ -667,4 +673,12 @@ fn where_there_is_no_driver_it_is_said_what_was_looked_for() {
     for error in [error, listed] {
         assert!(error.to_string().contains(name), "{error}");
     }
+}
+
+/// As much as a fake GPU takes in a few seconds; the trial `stress::both_modes` does more on a real one.
+#[test]
+fn stress_in_both_modes() {
+    let gpu = Gpu::new(Signal::Cheap);
+    let subjects = BOTH.map(|signal| CudaSubject::fake(gpu.ordinal, signal));
+    stress::run(&[&subjects[0], &subjects[1]], 4_000);
 }

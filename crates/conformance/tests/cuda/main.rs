@@ -8,6 +8,7 @@ mod exit;
 mod fault;
 mod graph;
 mod ipc;
+mod stress;
 mod support;
 mod trial;
 
@@ -25,6 +26,7 @@ const LONG: Duration = Duration::from_secs(300);
 const TRIALS: &[Row] = &[
     ("suite::cheap", || suite(Signal::Cheap), LONG),
     ("suite::prompt", || suite(Signal::Prompt), LONG),
+    ("stress::both_modes", both_modes, LONG),
     ("fault::illegal_address", fault::illegal_address, SHORT),
     ("fault::trap", fault::trap, SHORT),
     ("fault::closed_while_a_kernel_spins", fault::closed_while_a_kernel_spins, SHORT),
@@ -47,6 +49,11 @@ const TRIALS: &[Row] = &[
     ("ipc::made_up_handle", ipc::made_up_handle, SHORT),
     ("exit::with_pending_work", exit::with_pending_work, SHORT),
 ];
+
+fn both_modes() {
+    let subjects = [Signal::Cheap, Signal::Prompt].map(|signal| CudaSubject::new(0, signal));
+    stress::run(&[&subjects[0], &subjects[1]], 20_000);
+}
 
 /// What a trial starts processes of its own for.
 const HELPERS: &[(&str, fn())] = &[
