@@ -105,6 +105,8 @@ pub(crate) fn tsan(cx: &Context) -> Result<()> {
     println!("It was.");
 
     cargo("test").args(["-p", LIBRARY, "--test", "it", "--test", "stress"]).run()?;
+    // CUDA's backend, on the suite's fake driver.
+    cargo("test").args(["-p", SUITE, "--test", "cuda_fake", "--test", "it"]).run()?;
     Ok(())
 }
 

@@ -39,7 +39,7 @@ const TASKS: &[Task] = &[
     check("macos", "type check for aarch64-apple-darwin", checks::macos),
     check("metal-sim", "the Metal backend on the simulated Metal: suite, integration, stress", metal::test),
     check("metal-lint", "lints of what only Apple's targets build, through the simulation", metal::lint),
-    check("tsan", "the integration and stress tests under ThreadSanitizer", checks::tsan),
+    check("tsan", "integration, stress, and CUDA on the fake driver, under ThreadSanitizer", checks::tsan),
     check("metal-tsan", "the simulated Metal's tests under ThreadSanitizer", metal::tsan),
     check("metal-asan", "the simulated Metal's tests under AddressSanitizer", metal::asan),
     extra("test", "cargo test --workspace, in place", checks::test),
