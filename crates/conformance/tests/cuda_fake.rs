@@ -8,7 +8,7 @@ mod stress;
 
 use gpu_events::{
     Device, Error, ErrorKind, Event, Result, Signal, Status, Stream, StreamOptions, WaitAny, WaitOptions,
-    WaitOutcome, WaitStrategy,
+    WaitOutcome, WaitStrategy, WhenFull,
     cuda::{self, RawStream, SharedEvent},
     wait_any,
 };
@@ -417,12 +417,27 @@ fn a_question_refused_for_a_capture_is_no_news() {
     let stream = gpu.stream();
     let flag = held(&stream);
     let event = stream.record().expect("a recording");
-    for code in 900..=909 {
+    for code in (900..=909).filter(|code| !CAPTURED.contains(code)) {
         fake::refuse("cuEventQuery", code);
         assert_eq!(event.status(), Status::Pending, "{code}");
     }
     flag.open();
     complete(&event);
+}
+
+/// Nothing will be heard any more of an event that a capture swallowed between our look and our recording.
+#[test]
+fn a_recording_that_was_captured_fails() {
+    for code in CAPTURED {
+        let gpu = Gpu::new(Signal::Cheap);
+        let stream = gpu.stream();
+        let flag = held(&stream);
+        let event = stream.record().expect("a recording");
+        fake::refuse("cuEventQuery", code);
+        until("the answer", || event.status() != Status::Pending);
+        assert_eq!(event.error().expect("an error").kind(), ErrorKind::Capturing, "{code}");
+        flag.open();
+    }
 }
 
 #[test]
@@ -681,4 +696,108 @@ fn stress_in_both_modes() {
     let gpu = Gpu::new(Signal::Cheap);
     let subjects = BOTH.map(|signal| CudaSubject::fake(gpu.ordinal, signal));
     stress::run(&[&subjects[0], &subjects[1]], 4_000);
+}
+
+/// More recordings than a stream takes at once, all of them reached, with nobody who asked.
+#[test]
+fn what_nobody_looked_at_is_known_all_the_same() {
+    for signal in BOTH {
+        let gpu = Gpu::new(signal);
+        let options = StreamOptions::new().when_full(WhenFull::WouldBlock);
+        let stream = gpu.device.create_stream_with(&options).expect("a stream");
+        let first = stream.record().expect("a recording");
+        for _ in 0..700 {
+            drop(stream.record().expect("room: nothing is incomplete"));
+            let passed = mark(&stream);
+            // Acquire: the stream is through with all before.
+            until("the work", || passed.load(Ordering::Acquire) == 1);
+        }
+        let flag = held(&stream);
+        let last = stream.record().expect("room for one");
+        assert_eq!((first.status(), last.status()), (Status::Complete, Status::Pending), "{signal:?}");
+        let wait = gpu.stream().wait(&first).expect("a wait");
+        assert!(!wait.inserted(), "a wait for what is complete");
+        flag.open();
+        complete(&last);
+    }
+}
+
+/// Where a stream stands in the middle of its recordings, each of them says what is so.
+#[test]
+fn what_is_complete_is_never_called_pending() {
+    for (signal, timed) in BOTH.into_iter().flat_map(|signal| [(signal, false), (signal, true)]) {
+        let gpu = Gpu::new(signal);
+        let stream = gpu.stream();
+        let record = || if timed { stream.record_timed() } else { stream.record() };
+        let mut events: Vec<Event> = (0..37).map(|_| record().expect("a recording")).collect();
+        let passed = mark(&stream);
+        let flag = held(&stream);
+        events.extend((37..100).map(|_| record().expect("a recording")));
+        // Acquire: the stream is through with all before.
+        until("the work", || passed.load(Ordering::Acquire) == 1);
+        for (index, event) in events.iter().enumerate() {
+            let expected = if index < 37 { Status::Complete } else { Status::Pending };
+            assert_eq!(event.status(), expected, "{signal:?}, timed {timed}, recording {index}");
+        }
+        if timed {
+            let elapsed = events[36].elapsed_since(&events[0]).expect("both are complete");
+            assert!(elapsed.duration() < BOUND);
+        }
+        flag.open();
+        complete(&events[99]);
+    }
+}
+
+/// A user's destructor that waits holds up nobody's news.
+#[test]
+fn what_keeps_a_stream_alive_is_not_dropped_by_the_pump() {
+    struct Waits(Arc<Event>, mpsc::Sender<()>);
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            complete(&self.0);
+            let _ = self.1.send(());
+        }
+    }
+    let gpu = Gpu::new(Signal::Cheap);
+    let (other, last) = (gpu.stream(), gpu.stream());
+    let flag = held(&other);
+    let awaited = Arc::new(other.record().expect("a recording"));
+    let (tell, told) = mpsc::channel();
+    let raw = fake::make_stream(gpu.ordinal).expect("a stream");
+    // SAFETY: the stream is one, and never destroyed.
+    let adopted = unsafe {
+        let kept = Arc::new(Waits(awaited.clone(), tell));
+        cuda::adopt_stream(&gpu.device, raw, kept, &StreamOptions::new())
+    };
+    let adopted = adopted.expect("an adopted stream");
+    let adopted_flag = held(&adopted);
+    let event = adopted.record().expect("a recording");
+    drop(event.on_complete(|_| {}).expect("a callback"));
+    drop((adopted, event));
+    adopted_flag.open();
+    // The pump, which had the last reference, has others to tell.
+    complete(&last.record().expect("a recording"));
+    flag.open();
+    told.recv_timeout(BOUND).expect("dropped, in the end");
+}
+
+/// To ask about a stream that is being captured would break the capture.
+#[test]
+fn nobody_asks_about_a_stream_that_is_captured() {
+    let gpu = Gpu::new(Signal::Prompt);
+    let stream = gpu.stream();
+    let flag = held(&stream);
+    let event = stream.record().expect("a recording");
+    let (tell, told) = mpsc::channel();
+    let tell = move |outcome: Result<()>| {
+        let _ = tell.send(outcome.is_ok());
+    };
+    drop(event.on_complete(tell).expect("a callback"));
+    let raw = stream.cuda().expect("CUDA's").raw();
+    fake::begin_capture(raw);
+    let asked = fake::calls("cuStreamQuery");
+    until("a look at the context's health", || fake::calls("cuStreamQuery") > asked + 1);
+    assert!(fake::end_capture(raw).is_ok(), "the capture was broken");
+    flag.open();
+    assert!(told.recv_timeout(BOUND).expect("a callback"));
 }

@@ -184,7 +184,10 @@ impl CallbackQueue {
     /// Waits awake, for as long as somebody wants it.
     fn keep_vigil(&self) {
         // Relaxed: see `push` and `rouse`.
-        while !self.fresh.load(Ordering::Relaxed) && host_nanos() < self.vigil.load(Ordering::Relaxed) {
+        while !self.fresh.load(Ordering::Relaxed)
+            && self.expected.load(Ordering::Relaxed) > 0
+            && host_nanos() < self.vigil.load(Ordering::Relaxed)
+        {
             std::hint::spin_loop();
         }
     }
@@ -193,7 +196,7 @@ impl CallbackQueue {
     fn is_roused(&self) -> bool {
         // Relaxed: see `rouse`. Zero while nobody ever wanted it, which spares the clock.
         let vigil = self.vigil.load(Ordering::Relaxed);
-        vigil > 0 && host_nanos() < vigil
+        vigil > 0 && self.expected.load(Ordering::Relaxed) > 0 && host_nanos() < vigil
     }
 
     pub(crate) fn close(&self) {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context as _;
 use cudarc::driver::sys;
 use gpu_events::cuda::{self, RawContext, RawStream};
-use gpu_events::{Device, Error, ErrorKind, Stream};
+use gpu_events::{Device, Stream};
 
 use super::gpu::{Gpu, Shared};
 use crate::fsverity::BLOCK;
@@ -128,12 +128,7 @@ impl Context {
 }
 
 fn check(call: &str, code: sys::CUresult) -> gpu_events::Result<()> {
-    let kind = match code {
-        sys::CUresult::CUDA_SUCCESS => return Ok(()),
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::Resources,
-        _ => ErrorKind::Driver,
-    };
-    Err(Error::with_text(kind, format!("{call}: {code:?}")))
+    if code == sys::CUresult::CUDA_SUCCESS { Ok(()) } else { Err(cuda::error_of(call, code as u32)?) }
 }
 
 /// The kernel in a context. It is never unloaded, since it may be at work yet when nobody can tell.

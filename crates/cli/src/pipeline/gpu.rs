@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use gpu_events::{Device, Stream, StreamOptions};
+use gpu_events::{Device, Error, ErrorKind, Stream, StreamOptions};
 
 use super::run::{Chunk, Plan};
 use super::source::{self, Source};
@@ -167,15 +167,21 @@ impl<G: Gpu> Drop for GpuStages<G> {
 impl<G: Gpu> Slot<G> {
     fn new(gpu: &G, plan: &Plan) -> anyhow::Result<Self> {
         let hashes = plan.chunk / BLOCK * size_of::<Hash>();
-        let short = || {
+        let short = |error: anyhow::Error| {
             let (slots, chunk) = (plan.slots, units::bytes(plan.chunk as u64));
-            format!("no memory for {slots} buffers of {chunk}, each twice")
+            let kind = error.downcast_ref().map(Error::kind);
+            // Only of memory: a GPU that is lost has all that it had.
+            if kind.is_none_or(|kind| kind == ErrorKind::Resources) {
+                error.context(format!("no memory for {slots} buffers of {chunk}, each twice"))
+            } else {
+                error
+            }
         };
         Ok(Self {
-            staged: gpu.shared(plan.chunk).with_context(short)?,
-            data: gpu.own(plan.chunk).with_context(short)?,
-            hashes: gpu.own(hashes).with_context(short)?,
-            results: gpu.shared(hashes).with_context(short)?,
+            staged: gpu.shared(plan.chunk).map_err(short)?,
+            data: gpu.own(plan.chunk).map_err(short)?,
+            hashes: gpu.own(hashes).map_err(short)?,
+            results: gpu.shared(hashes).map_err(short)?,
             cpu: Mutex::default(),
         })
     }

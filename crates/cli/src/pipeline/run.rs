@@ -212,6 +212,8 @@ impl<'a> Runner<'a> {
         let last = flight[count - 1].collected();
         // Stop first: the one of several that are settled is the first, and a user who said so is not kept waiting.
         if let WaitAny::Settled(0) = wait_any([stop, last], &WaitOptions::new()).map_err(describe)? {
+            // A device that is lost settles it too, and that is no interruption.
+            stop.synchronize().map_err(describe)?;
             return Err(Interrupted.into());
         }
         // It is settled; this says how.

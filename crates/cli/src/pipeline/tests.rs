@@ -256,3 +256,14 @@ fn cuda_passes_on_what_the_system_says_of_a_read() {
         assert_eq!(format!("{error:#}"), "can't be read at byte 49152: the disk is on fire");
     }
 }
+
+/// `GPU_EVENTS_REQUIRE=cuda` has the tests that need a GPU run, wherever this does.
+#[cfg(feature = "cuda")]
+#[test]
+fn what_is_required_is_there() {
+    let required = std::env::var("GPU_EVENTS_REQUIRE").unwrap_or_default();
+    if required.split(',').any(|name| name.trim() == "cuda") {
+        cuda_gives_the_same_root_in_every_layout();
+        cuda_passes_on_what_the_system_says_of_a_read();
+    }
+}

@@ -396,6 +396,7 @@ fn gated_streams_leave_others_running(ctx: &Context) -> Verdict {
         Gates::Driver { limit } => limit.min(64) as usize,
         _ => 64,
     };
+    ensure(most > 0, "the device says that not one stream can be gated without holding up others")?;
     let cells = ctx.cells(&device, most + 1)?;
     let mut gated = Vec::new();
     for cell in 0..most {

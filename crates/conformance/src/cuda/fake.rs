@@ -131,6 +131,8 @@ struct Machine {
     events: HashMap<u64, Event>,
     faults: HashMap<u32, Code>,
     refusals: Vec<(&'static str, Code)>,
+    /// As above, for one stream.
+    refusals_on: Vec<(&'static str, u64, Code)>,
     running: bool,
     calls: HashMap<&'static str, u64>,
 }
@@ -188,6 +190,15 @@ impl Machine {
         *self.calls.entry(name).or_default() += 1;
         match self.refusals.iter().position(|(call, _)| *call == name) {
             Some(index) => Err(self.refusals.swap_remove(index).1),
+            None => Ok(()),
+        }
+    }
+
+    /// The next call of this name on this stream answers something else.
+    fn called_on(&mut self, name: &'static str, stream: RawStream) -> Result<(), Code> {
+        let stream = stream.addr() as u64;
+        match self.refusals_on.iter().position(|(call, on, _)| (*call, *on) == (name, stream)) {
+            Some(index) => Err(self.refusals_on.swap_remove(index).2),
             None => Ok(()),
         }
     }
@@ -490,6 +501,11 @@ functions! {
         let mut machine = machine();
         machine.called("cuStreamQuery")?;
         machine.unsafe_under_capture()?;
+        if let Some(capture) = &mut machine.stream(stream)?.capture {
+            // In whichever mode.
+            capture.invalidated = true;
+            return Err(CAPTURE_UNSUPPORTED);
+        }
         if machine.stream(stream)?.ops.is_empty() { Ok(()) } else { Err(NOT_READY) }
     }
     fn stream_get_ctx(stream: RawStream, context: *mut RawContext) -> Result<(), Code> {
@@ -521,6 +537,7 @@ functions! {
     fn stream_write_value(stream: RawStream, to: DevicePointer, value: u64, _flags: c_uint) -> Result<(), Code> {
         let mut machine = machine();
         machine.called("cuStreamWriteValue64")?;
+        machine.called_on("cuStreamWriteValue64", stream)?;
         machine.submit(stream, Op::Write { word: to as usize, value })
     }
     fn stream_wait_value(stream: RawStream, at: DevicePointer, value: u64, _flags: c_uint) -> Result<(), Code> {
@@ -552,6 +569,7 @@ functions! {
     fn event_record(event: RawEvent, stream: RawStream) -> Result<(), Code> {
         let mut machine = machine();
         machine.called("cuEventRecord")?;
+        machine.called_on("cuEventRecord", stream)?;
         let gpu = machine.stream(stream)?.gpu;
         let known = machine.event(event)?;
         if known.gpu != gpu {
@@ -747,6 +765,11 @@ pub fn break_context(gpu: u32, code: Code) {
 /// Has the next call of this name answer `code`, having done nothing.
 pub fn refuse(call: &'static str, code: Code) {
     machine().refusals.push((call, code));
+}
+
+/// As [`refuse`], for calls on one stream.
+pub fn refuse_on(stream: RawStream, call: &'static str, code: Code) {
+    machine().refusals_on.push((call, stream.addr() as u64, code));
 }
 
 /// How often a function was called.

@@ -45,6 +45,14 @@ fn check(call: &str, result: sys::CUresult) -> Result<()> {
     }
 }
 
+/// How many GPUs the driver has. A device is open.
+pub(super) fn count() -> Result<u32> {
+    let mut count = 0;
+    // SAFETY: the driver was loaded with the first device; the call writes to `count` alone.
+    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    Ok(count.max(0).unsigned_abs())
+}
+
 /// The thread has the context until this goes.
 struct Current;
 

@@ -136,7 +136,10 @@ impl Subject for CudaSubject {
     fn open_second(&self, first: &Device) -> Verdict<Device> {
         let now = self.ordinal + 2 * self.lost.load(Ordering::Relaxed);
         let other = if Self::ordinal_of(first) == now { self.ordinal + 1 } else { self.ordinal };
-        self.open_fresh(other).map_err(|_| Stop::skip("there is only one GPU"))
+        if self.driver == Driver::System && other >= kernels::count()? {
+            return Err(Stop::skip("there is only one GPU"));
+        }
+        Ok(self.open_fresh(other)?)
     }
 
     fn cells(&self, device: &Device, count: usize) -> Verdict<Arc<dyn Cells>> {
@@ -176,11 +179,11 @@ impl Subject for CudaSubject {
                 Ok(())
             }
             (Driver::Fake, Signal::Prompt) => {
-                fake::refuse("cuStreamWriteValue64", 2);
+                fake::refuse_on(stream.cuda()?.raw(), "cuStreamWriteValue64", 2);
                 Ok(())
             }
             (Driver::Fake, _) => {
-                fake::refuse("cuEventRecord", 2);
+                fake::refuse_on(stream.cuda()?.raw(), "cuEventRecord", 2);
                 Ok(())
             }
         }

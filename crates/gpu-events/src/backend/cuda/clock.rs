@@ -10,6 +10,7 @@
 use super::{
     driver::Api,
     gpu::{Gpu, Handle},
+    queue::Ring,
 };
 use crate::{
     backend::Stamp,
@@ -21,7 +22,7 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{
-        Mutex, MutexGuard, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -30,8 +31,8 @@ use std::{
 /// How often a reference is recorded while anything timed is alive.
 pub(super) const BEAT: Duration = Duration::from_millis(200);
 
-/// The references that are kept: half an hour of them.
-const KEPT: usize = 9_000;
+/// The references that are kept: more than the pump takes to read what was timed beside one (see [`BEAT`]).
+const KEPT: usize = 64;
 
 /// The ticks of the first reference. Not zero: an event may be a little before the reference that it is measured from.
 const ORIGIN: u64 = 1_000_000_000;
@@ -43,7 +44,7 @@ const DOCUMENTED: u64 = 500;
 const STEPS: [u64; 12] = [1_024, 1_000, 512, 500, 256, 128, 100, 64, 32, 16, 8, 4];
 
 /// How long a reference may take to be reached before the clock does without.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct GpuClock {
     id: ClockId,
@@ -170,7 +171,7 @@ impl GpuClock {
         // Relaxed: the pump is rung behind it, through a lock.
         if self.alive.fetch_add(1, Ordering::Relaxed) == 0 {
             self.beat(gpu);
-            gpu.pump.ring(gpu);
+            gpu.pump.ring();
         }
     }
 
@@ -192,7 +193,8 @@ impl GpuClock {
         let Some(stream) = state.stream else { return };
         let due = state.references.back().is_none_or(|last| last.at.elapsed() >= BEAT);
         if state.next.is_none() && due {
-            let Ok(event) = gpu.event(true) else { return };
+            // None is made for this: behind a closed gate that may take until it opens.
+            let Some(event) = gpu.spare_event(true) else { return };
             // SAFETY: both are ours.
             if unsafe { (gpu.api.event_record)(event.0, stream.0) } == super::driver::SUCCESS {
                 state.next = Some((event, Instant::now()));
@@ -207,7 +209,7 @@ impl GpuClock {
         let (Some((event, at)), Some(last)) = (state.next, state.references.back().copied()) else { return };
         let Ok(true) = gpu.is_done(event) else { return };
         state.next = None;
-        let Ok(milliseconds) = elapsed(gpu, last.event, event) else { return };
+        let Ok(milliseconds) = elapsed(gpu, last.event, event) else { return gpu.give_back(true, event) };
         let (distance, error) = nanos(milliseconds, self.step());
         // Relaxed: see `error`.
         self.error.fetch_add(error, Ordering::Relaxed);
@@ -224,12 +226,12 @@ impl GpuClock {
     fn ticks(&self, gpu: &Gpu, event: Handle) -> Result<u64> {
         let mut state = lock(&self.state);
         self.link(gpu, &mut state);
-        let from = |reference: Reference| -> Result<u64> {
-            let (distance, _) = nanos(elapsed(gpu, reference.event, event)?, self.step());
-            Ok(reference.ticks.saturating_add_signed(distance))
+        let from = |reference: Reference| -> Result<(u64, u64)> {
+            let (distance, error) = nanos(elapsed(gpu, reference.event, event)?, self.step());
+            Ok((reference.ticks.saturating_add_signed(distance), error))
         };
         let last = state.references.back().copied().ok_or(ErrorKind::NotMeasured)?;
-        let about = from(last)?;
+        let (about, error) = from(last)?;
         // The nearest one on either side.
         let after = state.references.partition_point(|reference| reference.ticks < about);
         let nearest = [after.checked_sub(1), Some(after)]
@@ -238,7 +240,15 @@ impl GpuClock {
             .filter_map(|index| state.references.get(index).copied())
             .min_by_key(|reference| reference.ticks.abs_diff(about))
             .unwrap_or(last);
-        if nearest.ticks == last.ticks { Ok(about) } else { from(nearest) }
+        let (ticks, error) = if nearest.ticks == last.ticks { (about, error) } else { from(nearest)? };
+        // Far from every reference, since the clock's own stream was held up: it is in what is stated. Relaxed: as in `error`.
+        self.error.fetch_add(error, Ordering::Relaxed);
+        Ok(ticks)
+    }
+
+    /// The clock's own stream, which nobody else knows and nobody captures.
+    pub(super) fn stream(&self) -> Option<Handle> {
+        lock(&self.state).stream
     }
 
     /// Reads this clock beside the host's: an event between two readings (R24).
@@ -258,7 +268,7 @@ impl GpuClock {
                     Ok(true) => break,
                     Ok(false) if before.elapsed() < PATIENCE => std::hint::spin_loop(),
                     // The event is leaked: it is still on its way.
-                    Ok(false) => return Err(not("the GPU did not get to an event within a second")),
+                    Ok(false) => return Err(not("the GPU did not get to an event within ten seconds")),
                     Err(code) => return Err(gpu.api.error("cuEventQuery", code)),
                 }
             }
@@ -285,47 +295,69 @@ fn elapsed(gpu: &Gpu, from: Handle, to: Handle) -> Result<f32> {
 /// The time of one recording: a timed event until it was read, a number from then on.
 pub(super) struct CudaStamp {
     gpu: &'static Gpu,
+    /// Where the event stands for the recording's position, if it does.
+    ring: Option<Arc<Ring>>,
     time: Mutex<Time>,
 }
 
-enum Time {
-    Event(Handle),
-    Ticks(u64),
+/// An event that is there has been recorded, or will be, and nobody else has it.
+#[derive(Default)]
+struct Time {
+    event: Option<Handle>,
+    ticks: Option<u64>,
 }
 
 impl CudaStamp {
-    pub(super) fn new(gpu: &'static Gpu) -> Result<Self> {
+    pub(super) fn new(gpu: &'static Gpu, ring: Option<Arc<Ring>>) -> Result<Self> {
         let event = gpu.event(true)?;
         gpu.clock.enlist(gpu);
-        Ok(Self { gpu, time: Mutex::new(Time::Event(event)) })
+        Ok(Self { gpu, ring, time: Mutex::new(Time { event: Some(event), ticks: None }) })
     }
 
-    /// The event to record, if it was not read yet.
+    /// The event to record, if it was not given back yet.
     pub(super) fn event(&self) -> Option<Handle> {
-        match *lock(&self.time) {
-            Time::Event(event) => Some(event),
-            Time::Ticks(_) => None,
+        lock(&self.time).event
+    }
+
+    /// Reads the time if it can be read. The recording is complete.
+    pub(super) fn settle(&self) {
+        let mut time = lock(&self.time);
+        if let (None, Some(event)) = (time.ticks, time.event) {
+            time.ticks = self.gpu.clock.ticks(self.gpu, event).ok();
         }
     }
 
-    /// Reads the time. The recording is complete.
-    pub(super) fn read(&self) -> Result<u64> {
+    /// Gives the event back, if the time was read. The recording was seen to be complete by whoever looks.
+    pub(super) fn give_back(&self) {
         let mut time = lock(&self.time);
-        match *time {
-            Time::Ticks(ticks) => Ok(ticks),
-            Time::Event(event) => {
-                let ticks = self.gpu.clock.ticks(self.gpu, event)?;
-                *time = Time::Ticks(ticks);
-                self.gpu.give_back(true, event);
-                Ok(ticks)
-            }
+        if time.ticks.is_some() {
+            let event = time.event.take();
+            drop(time);
+            self.release(event);
+        }
+    }
+
+    fn release(&self, event: Option<Handle>) {
+        match (event, &self.ring) {
+            (Some(event), Some(ring)) => ring.give_back(event),
+            (Some(event), None) => self.gpu.give_back(true, event),
+            (None, _) => {}
         }
     }
 }
 
 impl Stamp for CudaStamp {
     fn ticks(&self) -> Result<u64> {
-        self.read()
+        let mut time = lock(&self.time);
+        match (time.ticks, time.event) {
+            (Some(ticks), _) => Ok(ticks),
+            (None, Some(event)) => {
+                let ticks = self.gpu.clock.ticks(self.gpu, event)?;
+                time.ticks = Some(ticks);
+                Ok(ticks)
+            }
+            (None, None) => Err(Error::new(ErrorKind::NotMeasured)),
+        }
     }
 }
 
@@ -335,11 +367,9 @@ impl Drop for CudaStamp {
             return;
         }
         self.gpu.clock.dismiss();
-        // Recorded or not, and reached or not: recorded anew it stands for its new recording, and who might have asked for
-        // the old one holds this.
-        if let Time::Event(event) = *lock(&self.time) {
-            self.gpu.give_back(true, event);
-        }
+        // Its recording was seen to be reached, or its stream has gone: the queue has a reference until then.
+        let event = lock(&self.time).event.take();
+        self.release(event);
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     queue::Queue,
 };
 use crate::{
-    backend::{BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, StreamTraits, Waited, defer},
+    backend::{BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, StreamTraits, Waited},
     device::Device,
     error::{Error, ErrorKind, Result},
     event::Event,
@@ -22,7 +22,10 @@ use crate::{
 };
 use std::{
     fmt, ptr,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 /// The driver half of a recording that somebody else makes: a native event.
@@ -44,7 +47,7 @@ impl Drop for Foreign {
             std::mem::forget(keep_alive);
         } else {
             // The user's destructor, which may do anything, and this may come under anybody's lock.
-            defer(move || drop(keep_alive));
+            self.gpu.let_go_of(keep_alive);
         }
     }
 }
@@ -114,7 +117,7 @@ impl BackendStream for Foreign {
         if let Some(lane) = self.lane.upgrade()
             && !std::mem::replace(&mut *lock(&self.listed), true)
         {
-            self.gpu.pump.watch(self.gpu, Watched::Foreign(lane));
+            self.gpu.pump.watch(Watched::Foreign(lane));
         }
     }
 
@@ -315,6 +318,11 @@ pub fn record_external(stream: &Stream) -> Result<(Event, GraphRecording)> {
 /// What another process needs to wait for a [`SharedEvent`]: plain bytes, to be sent in whatever way there is.
 pub type IpcHandle = [u8; 64];
 
+// Where a shared event stands.
+const NOT_RECORDED: u8 = 0;
+const RECORDING: u8 = 1;
+const RECORDED: u8 = 2;
+
 /// An event that other processes can wait for (R36).
 ///
 /// It is a native event of its own, made for this and never pooled. CUDA's limits are what they are: such an event has no
@@ -322,7 +330,7 @@ pub type IpcHandle = [u8; 64];
 pub struct SharedEvent {
     gpu: &'static Gpu,
     native: Handle,
-    event: Mutex<Option<Arc<Event>>>,
+    recorded: AtomicU8,
     device: Device,
 }
 
@@ -338,7 +346,7 @@ impl SharedEvent {
             return Err(Error::new(ErrorKind::Closed));
         }
         let native = gpu.new_event(EVENT_DISABLE_TIMING | EVENT_INTERPROCESS)?;
-        Ok(Self { gpu, native, event: Mutex::new(None), device: device.clone() })
+        Ok(Self { gpu, native, recorded: AtomicU8::new(NOT_RECORDED), device: device.clone() })
     }
 
     /// Records it on `stream`. Returns the event of this process, which is one like any other.
@@ -348,14 +356,22 @@ impl SharedEvent {
     /// could say which. Otherwise as [`record_raw`] and [`Event::record`].
     pub fn record(&self, stream: &Stream) -> Result<Arc<Event>> {
         fork::check()?;
-        let mut recorded = lock(&self.event);
-        if recorded.is_some() {
-            let text = "a shared event is recorded once: whoever opened it can't tell two recordings apart";
-            return Err(Error::with_text(ErrorKind::InvalidArgument, text));
-        }
         if stream.device().id() != self.device.id() {
             return Err(Error::new(ErrorKind::WrongDevice));
         }
+        // Acquire: after the call that failed before. No lock: the stream's may be held by whoever exports this.
+        let (from, to) = (NOT_RECORDED, RECORDING);
+        if self.recorded.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            let text = "a shared event is recorded once: whoever opened it can't tell two recordings apart";
+            return Err(Error::with_text(ErrorKind::InvalidArgument, text));
+        }
+        let outcome = self.record_first(stream);
+        // Release: who exports it does so after it was recorded.
+        self.recorded.store(if outcome.is_ok() { RECORDED } else { NOT_RECORDED }, Ordering::Release);
+        outcome
+    }
+
+    fn record_first(&self, stream: &Stream) -> Result<Arc<Event>> {
         let event = self.device.acquire(false);
         loop {
             // Both recordings under one lock: they stand for the same work.
@@ -374,9 +390,7 @@ impl SharedEvent {
             let lane = stream.lane();
             lane.wait_for_room(Room { after: lane.completed() + 1 })?;
         }
-        let event = Arc::new(event);
-        *recorded = Some(event.clone());
-        Ok(event)
+        Ok(Arc::new(event))
     }
 
     /// What another process opens. Export it once it is recorded: before, there is nothing to wait for.
@@ -386,7 +400,8 @@ impl SharedEvent {
     /// [`ErrorKind::Forked`].
     pub fn export(&self) -> Result<IpcHandle> {
         fork::check()?;
-        if lock(&self.event).is_none() {
+        // Acquire: pairs with `record`.
+        if self.recorded.load(Ordering::Acquire) != RECORDED {
             return Err(Error::new(ErrorKind::Unrecorded));
         }
         let _entered = self.gpu.enter()?;
@@ -408,7 +423,9 @@ impl Drop for SharedEvent {
 
 impl fmt::Debug for SharedEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedEvent").field("event", &*lock(&self.event)).finish_non_exhaustive()
+        // Relaxed: for whoever reads it.
+        let recorded = self.recorded.load(Ordering::Relaxed) == RECORDED;
+        f.debug_struct("SharedEvent").field("recorded", &recorded).finish_non_exhaustive()
     }
 }
 

@@ -5,15 +5,16 @@ use super::{
     driver::{
         Api, CAPTURE_MODE_RELAXED, DevicePointer, EVENT_DISABLE_TIMING, HOST_ALLOC_DEVICEMAP,
         HOST_ALLOC_PORTABLE, RawContext, RawEvent, RawStream, STREAM_NON_BLOCKING, SUCCESS, WAIT_VALUE_GEQ,
-        WRITE_VALUE_DEFAULT,
+        WRITE_VALUE_DEFAULT, is_fault,
     },
     pump::Pump,
     queue::Queue,
 };
 use crate::{
-    backend::Lane,
+    backend::{Lane, defer},
+    contain::contain,
     error::{Error, ErrorKind, Result},
-    primitive::lock,
+    primitive::{lock, spawn},
     timeline::relay,
 };
 use std::{
@@ -24,6 +25,7 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -32,7 +34,7 @@ use std::{
 const MOST_GATES: u32 = 128;
 
 /// How long a stream that nothing holds back may take to write a word before it counts as held up. It takes 7 µs.
-const PROBE: Duration = Duration::from_millis(10);
+const PROBE: Duration = Duration::from_millis(50);
 
 /// What is made in advance. With the GPU held back by a gate, the driver may make more only once that is open, and whoever
 /// is to open it may be the one who asks.
@@ -59,6 +61,8 @@ pub(super) struct Gpu {
     lanes: Mutex<Vec<Weak<Lane<Queue>>>>,
     fault: OnceLock<Error>,
     retired: Mutex<Vec<Retired>>,
+    /// The thread that drops what the pump must not; none if the system refused one.
+    reaper: OnceLock<Option<mpsc::Sender<KeepAlive>>>,
 }
 
 /// A driver's object. They belong to no thread.
@@ -149,12 +153,17 @@ impl Gpu {
         let driver = ptr::from_ref(api).addr();
         // Held while the context is made: two threads must not make two.
         let mut known = lock(&KNOWN);
-        if let Some((_, _, gpu)) = known.iter().find(|(its, number, _)| (*its, *number) == (driver, ordinal))
-        {
-            return Ok(gpu);
-        }
-        let gpu: &'static Self = Box::leak(Box::new(Self::new(api, ordinal)?));
-        known.push((driver, ordinal, gpu));
+        let found = known.iter().find(|(its, number, _)| (*its, *number) == (driver, ordinal));
+        let gpu = match found {
+            Some((_, _, gpu)) => *gpu,
+            None => {
+                let gpu: &'static Self = Box::leak(Box::new(Self::new(api, ordinal)?));
+                known.push((driver, ordinal, gpu));
+                gpu
+            }
+        };
+        // Before anybody can wait for it.
+        gpu.pump.start(gpu)?;
         Ok(gpu)
     }
 
@@ -200,6 +209,7 @@ impl Gpu {
             lanes: Mutex::default(),
             fault: OnceLock::new(),
             retired: Mutex::default(),
+            reaper: OnceLock::new(),
         };
         for (timed, count) in [(false, EVENTS), (true, TIMED_EVENTS)] {
             let flags = if timed { 0 } else { EVENT_DISABLE_TIMING };
@@ -248,13 +258,17 @@ impl Gpu {
 
     /// A stream with nothing on it.
     pub(super) fn stream(&self) -> Result<Handle> {
+        const LOOKS: usize = 8;
         let mut streams = lock(&self.streams);
         // SAFETY: those are streams of ours.
         let idle = |stream: &Handle| self.quietly(|| unsafe { (self.api.stream_query)(stream.0) }) == SUCCESS;
         // The one that was left the longest is likeliest to be idle.
-        if let Some(index) = streams.iter().take(8).position(idle) {
+        if let Some(index) = streams.iter().take(LOOKS).position(idle) {
             return Ok(streams.remove(index));
         }
+        // Not those again: one that was left in the middle of a capture never is.
+        let looked = streams.len().min(LOOKS);
+        streams.rotate_left(looked);
         drop(streams);
         self.new_stream()
     }
@@ -272,10 +286,16 @@ impl Gpu {
     /// such behind a closed gate and the driver blocks whoever makes the next.
     #[inline]
     pub(super) fn event(&self, timed: bool) -> Result<Handle> {
-        match lock(&self.spare[usize::from(timed)]).pop() {
+        match self.spare_event(timed) {
             Some(event) => Ok(event),
             None => self.new_event(if timed { 0 } else { EVENT_DISABLE_TIMING }),
         }
+    }
+
+    /// An event, if there is one that needs not be made.
+    #[inline]
+    pub(super) fn spare_event(&self, timed: bool) -> Option<Handle> {
+        lock(&self.spare[usize::from(timed)]).pop()
     }
 
     #[cold]
@@ -293,6 +313,19 @@ impl Gpu {
 
     /// A word, and the value that it has.
     pub(super) fn slot(&self) -> Result<(Slot, u64)> {
+        loop {
+            if let Some(slot) = self.known_slot() {
+                // Acquire: as in `known_slot`.
+                return Ok((slot, slot.word().load(Ordering::Acquire)));
+            }
+            // With no lock held: to allocate may wait for what is on the GPU, and gates need the lock to open.
+            let new = self.new_slots()?;
+            lock(&self.slots).free.extend(new);
+        }
+    }
+
+    /// A word that is free, be it that the GPU was not through with it before.
+    fn known_slot(&self) -> Option<Slot> {
         let mut slots = lock(&self.slots);
         if slots.free.is_empty() {
             let (settled, limbo): (Vec<_>, Vec<_>) = std::mem::take(&mut slots.limbo)
@@ -302,12 +335,7 @@ impl Gpu {
             slots.limbo = limbo;
             slots.free.extend(settled.into_iter().map(|(slot, _)| slot));
         }
-        if slots.free.is_empty() {
-            slots.free = self.new_slots()?;
-        }
-        let Some(slot) = slots.free.pop() else { unreachable!("just filled") };
-        // Acquire: as above.
-        Ok((slot, slot.word().load(Ordering::Acquire)))
+        slots.free.pop()
     }
 
     fn new_slots(&self) -> Result<Vec<Slot>> {
@@ -349,6 +377,42 @@ impl Gpu {
         // Broken meanwhile: whoever broke it has looked at the list before we were on it, or finds us.
         if let Some(error) = self.fault.get() {
             lane.fail(1, error.clone());
+        }
+    }
+
+    /// Reads the times of what was reached. They are read beside a reference of about their time, and what nobody will ask
+    /// for any more is given back.
+    pub(super) fn tidy(&self) {
+        let lanes: Vec<_> = lock(&self.lanes).iter().filter_map(Weak::upgrade).collect();
+        lanes.iter().for_each(|lane| lane.backend().tidy(lane));
+    }
+
+    /// Asks whether the context still works, which a word does not tell. Of a stream that nobody captures, since to ask about
+    /// one that is being captured would break that.
+    pub(super) fn examine(&self) {
+        let Some(stream) = self.clock.stream() else { return };
+        // SAFETY: the stream is ours.
+        let code = self.quietly(|| unsafe { (self.api.stream_query)(stream.0) });
+        if is_fault(code) {
+            self.fail(self.api.error("cuStreamQuery", code));
+        }
+    }
+
+    /// Drops what a user gave to be kept. Its destructor may do anything, so not where somebody else waits for this thread.
+    pub(super) fn let_go_of(&self, kept: KeepAlive) {
+        if HARMLESS.get() {
+            let reaper = self.reaper.get_or_init(|| {
+                let (send, receive) = mpsc::channel::<KeepAlive>();
+                let drop_all = move || receive.into_iter().for_each(|kept| contain(|| drop(kept)));
+                spawn(format!("{} lets go", self.name), drop_all).ok().map(|()| send)
+            });
+            match reaper {
+                Some(reaper) => drop(reaper.send(kept)),
+                // No thread to be had: leaked rather than run on the pump.
+                None => std::mem::forget(kept),
+            }
+        } else {
+            defer(move || drop(kept));
         }
     }
 

@@ -82,11 +82,18 @@ impl CudaBackend {
 
     /// Every GPU, opened.
     pub(crate) fn all() -> Result<Vec<DeviceInfo>> {
+        fork::check()?;
         let count = Gpu::count(Api::of_system()?)?;
         if count == 0 {
             return Err(Error::with_text(ErrorKind::Unavailable, "CUDA finds no GPU here"));
         }
-        (0..count).map(|ordinal| Self::open(ordinal).map(|backend| backend.info())).collect()
+        let opened = (0..count).map(|ordinal| Self::open(ordinal).map(|backend| backend.info()));
+        let (devices, refused): (Vec<_>, Vec<_>) = opened.partition(Result::is_ok);
+        // One that is broken, or somebody else's alone, hides none of the others.
+        match refused.into_iter().next() {
+            Some(Err(error)) if devices.is_empty() => Err(error),
+            _ => devices.into_iter().collect(),
+        }
     }
 }
 
@@ -198,6 +205,15 @@ pub fn raw_context(device: &Device) -> Result<RawContext> {
 /// [`ErrorKind::Unsupported`] if it is no CUDA device, [`ErrorKind::Forked`].
 pub fn rebase_error(device: &Device) -> Result<Duration> {
     Ok(gpu_of(device)?.clock.error())
+}
+
+/// The error that an answer of the system's driver is, as this crate tells it: for those who make calls of their own and
+/// pass on what comes of them.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] if there is no driver that could have answered.
+pub fn error_of(call: &str, code: Code) -> Result<Error> {
+    Ok(Api::of_system()?.error(call, code))
 }
 
 /// Sets for how long the GPU's pump asks the driver without pause once somebody has begun to wait, be it by callback, future

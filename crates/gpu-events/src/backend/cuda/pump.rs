@@ -7,7 +7,7 @@
 use super::{foreign::Foreign, gpu::Gpu, queue::Queue};
 use crate::{
     backend::Lane,
-    error::Error,
+    error::{Error, ErrorKind, Result},
     primitive::{lock, spawn},
 };
 use std::{
@@ -66,13 +66,6 @@ impl Watched {
             Self::Foreign(lane) => lane.rouse(window),
         }
     }
-
-    /// Asks the driver whether the stream is still alive, where looking does not ask it.
-    fn examine(&self) {
-        if let Self::Queue(lane) = self {
-            lane.backend().examine(lane);
-        }
-    }
 }
 
 /// What a look at a watched lane found.
@@ -129,43 +122,50 @@ impl Pump {
     }
 
     /// From now on brings the news of this lane, until nobody waits for more.
-    pub(super) fn watch(&self, gpu: &'static Gpu, watched: Watched) {
-        self.put(gpu, |inbox| {
+    pub(super) fn watch(&self, watched: Watched) {
+        self.put(|inbox| {
             inbox.watched.push(watched);
             inbox.came = true;
         });
     }
 
     /// As [`watch`](Self::watch), with no haste.
-    pub(super) fn mind(&self, gpu: &'static Gpu, watched: Watched) {
-        self.put(gpu, |inbox| inbox.watched.push(watched));
+    pub(super) fn mind(&self, watched: Watched) {
+        self.put(|inbox| inbox.watched.push(watched));
     }
 
     /// Somebody waits for a lane that was only minded.
-    pub(super) fn hurry(&self, gpu: &'static Gpu) {
-        self.put(gpu, |inbox| inbox.came = true);
+    pub(super) fn hurry(&self) {
+        self.put(|inbox| inbox.came = true);
     }
 
     /// Has every lane told that the context broke, by this thread instead of one that holds a lock.
-    pub(super) fn fault(&self, gpu: &'static Gpu, error: Error) {
-        self.put(gpu, |inbox| inbox.fault = Some(error));
+    pub(super) fn fault(&self, error: Error) {
+        self.put(|inbox| inbox.fault = Some(error));
     }
 
     /// Has the pump look around: there are references to be recorded, or things to be given back to the driver.
-    pub(super) fn ring(&self, gpu: &'static Gpu) {
-        self.put(gpu, |_| {});
+    pub(super) fn ring(&self) {
+        self.put(|_| {});
     }
 
-    fn put(&self, gpu: &'static Gpu, what: impl FnOnce(&mut Inbox)) {
+    /// Starts the thread, if it does not run.
+    pub(super) fn start(&self, gpu: &'static Gpu) -> Result<()> {
+        let mut inbox = lock(&self.inbox);
+        if !inbox.running {
+            spawn(format!("gpu-events {}", gpu.name), move || Self::run(gpu))
+                .map_err(|error| Error::with_text(ErrorKind::Resources, error.to_string()))?;
+            inbox.running = true;
+        }
+        Ok(())
+    }
+
+    fn put(&self, what: impl FnOnce(&mut Inbox)) {
         let mut inbox = lock(&self.inbox);
         what(&mut inbox);
         inbox.rung = true;
         // Relaxed: what it announces is behind the lock.
         self.rung.store(true, Ordering::Relaxed);
-        if !inbox.running {
-            // Refused a thread, the system has none for callbacks either. The next one who watches tries again.
-            inbox.running = spawn(format!("gpu-events {}", gpu.name), move || Self::run(gpu)).is_ok();
-        }
         drop(inbox);
         self.bell.notify_one();
     }
@@ -173,15 +173,16 @@ impl Pump {
     fn run(gpu: &'static Gpu) {
         wake_on_time();
         // The thread's own for good: nothing that it asks disturbs a capture, and it may make things.
-        let Ok(entered) = gpu.enter() else {
-            lock(&gpu.pump.inbox).running = false;
-            return;
-        };
-        std::mem::forget(entered);
+        match gpu.enter() {
+            Ok(entered) => std::mem::forget(entered),
+            // The others who enter meet it as well. Asking takes no context.
+            Err(error) => gpu.fail(error),
+        }
         super::gpu::is_harmless_for_good();
         let mut list = Vec::new();
         let mut pace = Pace::default();
         let mut examined = Instant::now();
+        let mut tidied = examined;
         let mut urgent = false;
         let mut awake = false;
         let mut fresh = false;
@@ -211,14 +212,15 @@ impl Pump {
             awake = spins || came;
             if gpu.clock.is_ticking() {
                 gpu.clock.beat(gpu);
+                if begun.duration_since(tidied) >= super::clock::BEAT {
+                    tidied = begun;
+                    gpu.tidy();
+                }
             }
             gpu.bury();
             if begun.duration_since(examined) >= HEALTH {
                 examined = begun;
-                // One is enough: they share the context.
-                if let Some(watched) = list.iter().find(|watched| matches!(watched, Watched::Queue(_))) {
-                    watched.examine();
-                }
+                gpu.examine();
             }
             let mut news = false;
             urgent = false;

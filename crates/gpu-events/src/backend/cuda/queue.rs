@@ -13,7 +13,7 @@ use super::{
     clock::CudaStamp,
     driver::{
         CAPTURE_STATUS_NONE, Code, RawStream, SUCCESS, WAIT_VALUE_GEQ, WRITE_VALUE_DEFAULT, is_capture,
-        is_fault,
+        is_captured, is_fault,
     },
     foreign::Foreign,
     gpu::{Entered, Gpu, Handle, KeepAlive, Retired, Slot},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     backend::{
         BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
-        Word, defer,
+        Word,
     },
     error::{Error, ErrorKind, Result},
     primitive::lock,
@@ -74,7 +74,7 @@ pub(super) struct Queue {
 
 /// What tells how far the stream is.
 enum Carrier {
-    Events(Ring),
+    Events(Arc<Ring>),
     Word {
         slot: Slot,
         /// The word's value at position 0.
@@ -90,13 +90,16 @@ const PLACES: usize = 2 * QUEUE_DEPTH as usize;
 const TIMED: usize = 1;
 
 /// Native events that stand for positions. Written to under the submit lock alone, and read without it.
-struct Ring {
+pub(super) struct Ring {
     /// The event of a position, in the place of its number modulo their number.
     places: Box<[AtomicPtr<c_void>; PLACES]>,
     /// Calls under way that have another stream wait for one of the events. As long as there are any, no event is recorded
     /// anew: such a wait would be for its newer position (R9).
     waits: AtomicUsize,
     spare: Held<Spare>,
+    /// Stamps' events that nobody needs any more, but for such a wait.
+    stamped: Mutex<Vec<Handle>>,
+    gpu: &'static Gpu,
 }
 
 #[derive(Default)]
@@ -125,11 +128,25 @@ impl<T> Held<T> {
 }
 
 impl Ring {
-    fn new() -> Self {
+    fn new(gpu: &'static Gpu) -> Self {
         Self {
             places: Box::new([const { AtomicPtr::new(ptr::null_mut()) }; PLACES]),
             waits: AtomicUsize::new(0),
             spare: Held(UnsafeCell::new(Spare::default())),
+            stamped: Mutex::default(),
+            gpu,
+        }
+    }
+
+    /// Takes a stamp's event, whose position was seen to be reached, and passes it on once no wait can be for it.
+    pub(super) fn give_back(&self, event: Handle) {
+        let mut stamped = lock(&self.stamped);
+        stamped.push(event);
+        // SeqCst: with the fence in `be_waited_for`, as in `take_back`.
+        fence(Ordering::SeqCst);
+        // Acquire: pairs with the end of a call.
+        if self.waits.load(Ordering::Acquire) == 0 {
+            stamped.drain(..).for_each(|event| self.gpu.give_back(true, event));
         }
     }
 
@@ -236,18 +253,22 @@ impl Queue {
         if let Some(error) = gpu.broken() {
             return Err(error.clone());
         }
-        let carrier = match seed.options().requested_signal().unwrap_or(default) {
-            Signal::Cheap => Carrier::Events(Ring::new()),
-            Signal::Prompt => {
-                let (slot, base) = gpu.slot()?;
-                Carrier::Word { slot, base }
-            }
-        };
-        let depth = seed.options().requested_depth().unwrap_or(QUEUE_DEPTH).min(QUEUE_DEPTH);
         let (raw, keep_alive) = match adopted {
             None => (gpu.stream()?, None),
             Some((raw, keep_alive)) => (Handle(raw), Some(keep_alive)),
         };
+        let carrier = match seed.options().requested_signal().unwrap_or(default) {
+            Signal::Cheap => Carrier::Events(Arc::new(Ring::new(gpu))),
+            Signal::Prompt => match gpu.slot() {
+                Ok((slot, base)) => Carrier::Word { slot, base },
+                Err(error) => {
+                    let stream = keep_alive.is_none().then_some(raw);
+                    gpu.retire(Retired { stream, ..Retired::default() });
+                    return Err(error);
+                }
+            },
+        };
+        let depth = seed.options().requested_depth().unwrap_or(QUEUE_DEPTH).min(QUEUE_DEPTH);
         let exposed = AtomicBool::new(keep_alive.is_some());
         let lane = seed.build_typed(|lane| Self {
             gpu,
@@ -320,7 +341,7 @@ impl Queue {
     pub(super) fn refused(&self, call: &str, code: Code) -> Error {
         let error = self.gpu.api.error(call, code);
         if is_fault(code) {
-            self.gpu.pump.fault(self.gpu, error.clone());
+            self.gpu.pump.fault(error.clone());
         }
         error
     }
@@ -394,8 +415,11 @@ impl Queue {
         if position.saturating_sub(self.seen.load(Ordering::Relaxed)) <= depth {
             return None;
         }
-        // Told to nobody here: the submit lock is held.
-        (position - self.reached().unwrap_or(0) > depth).then(|| Room { after: position - depth })
+        let reached = self.reached().unwrap_or(0);
+        // Release: as in `settle`. The lane is told by whoever looks next, since the submit lock is held here. But what stood
+        // for these positions is about to be overwritten, so nobody may ask for it any more.
+        self.seen.fetch_max(reached, Ordering::Release);
+        (position.saturating_sub(reached) > depth).then(|| Room { after: position - depth })
     }
 
     /// Asks how far the stream is.
@@ -409,27 +433,33 @@ impl Queue {
         let seen = self.seen.load(Ordering::Acquire);
         let recorded = self.recorded.load(Ordering::Acquire);
         let is_reached = |position| self.gpu.is_done(ring.event(position));
-        // The oldest one, which mostly says no; then the newest, which says yes for all; then the middle. The next look
-        // begins where this one ends.
+        // The oldest one, which mostly says no; then the newest, which says yes for all; then halves, to the end: whoever asks
+        // for a position that was reached must not be told otherwise.
         if seen >= recorded || !is_reached(seen + 1)? {
             return Ok(seen);
         }
         if is_reached(recorded)? {
             return Ok(recorded);
         }
-        let middle = seen + 1 + (recorded - seen - 1) / 2;
-        Ok(if is_reached(middle)? { middle } else { seen + 1 })
+        let (mut reached, mut pending) = (seen + 1, recorded);
+        while pending - reached > 1 {
+            let middle = reached + (pending - reached) / 2;
+            *(if is_reached(middle)? { &mut reached } else { &mut pending }) = middle;
+        }
+        Ok(reached)
     }
 
     /// Brings news of what was reached: native events go back, times are read, and the lane advances.
     fn settle(&self, lane: &Lane<Self>, reached: u64) {
+        let mut read = Vec::new();
         // Acquire: pairs with `record_stamp`: a position that was reached was counted.
         if self.unread.load(Ordering::Acquire) > 0 {
             let mut stamps = lock(&self.stamps);
             while stamps.unread.front().is_some_and(|(position, _)| *position <= reached) {
                 if let Some((_, stamp)) = stamps.unread.pop_front() {
                     // If it can't be read, whoever asks is told why: asked again.
-                    let _ = stamp.read();
+                    stamp.settle();
+                    read.push(stamp);
                     // Release: whoever finds none unread finds them read. Under the lock, so that nobody advances past a
                     // time that another thread is reading.
                     self.unread.fetch_sub(1, Ordering::Release);
@@ -438,6 +468,8 @@ impl Queue {
         }
         // Release: what stood for these positions may be recorded anew (see `Ring::take_back`).
         self.seen.fetch_max(reached, Ordering::Release);
+        // After that: their events may go.
+        read.iter().for_each(|stamp| stamp.give_back());
         // Relaxed: see `polled_in_vain`.
         self.polled_since.store(0, Ordering::Relaxed);
         lane.advance(reached);
@@ -446,16 +478,12 @@ impl Queue {
     /// Takes over what the driver says.
     fn collect(&self, lane: &Lane<Self>) -> bool {
         match self.reached() {
-            // Relaxed: see `room`. The lane may be behind what another thread has seen, but that thread tells it.
-            Ok(reached) if reached > self.seen.load(Ordering::Relaxed) => {
+            Ok(reached) if reached > lane.completed() => {
                 self.settle(lane, reached);
                 true
             }
             Ok(_) => false,
-            Err(code) => {
-                self.broke(lane, "cuEventQuery", code);
-                true
-            }
+            Err(code) => self.broke(lane, "cuEventQuery", code),
         }
     }
 
@@ -476,18 +504,28 @@ impl Queue {
         }
     }
 
-    /// An answer that is neither yes nor no. With no lock held.
+    /// An answer that is neither yes nor no. With no lock held. Whether it was news.
     #[cold]
-    fn broke(&self, lane: &Lane<Self>, call: &str, code: Code) {
-        if is_capture(code) {
-            // Somebody captures the stream, which forbids asking: no news.
-            return;
+    fn broke(&self, lane: &Lane<Self>, call: &str, code: Code) -> bool {
+        if is_capture(code) && !is_captured(code) {
+            // Somebody captures, which forbids asking.
+            return false;
         }
         let error = self.gpu.api.error(call, code);
         if is_fault(code) {
             self.gpu.fail(error);
         } else {
+            // Of an event that a capture swallowed nothing will ever be heard: it began while we recorded.
             lane.fail(lane.completed() + 1, error);
+        }
+        true
+    }
+
+    /// Reads the times of what was reached, for recordings that nobody may ever ask for.
+    pub(super) fn tidy(&self, lane: &Lane<Self>) {
+        // Relaxed: the next time finds what this one misses.
+        if self.unread.load(Ordering::Relaxed) > 0 {
+            self.collect(lane);
         }
     }
 
@@ -509,15 +547,6 @@ impl Queue {
         }
         watch.listed = false;
         Look::Over
-    }
-
-    /// Asks whether the context still works, which a word does not tell.
-    pub(super) fn examine(&self, lane: &Lane<Self>) {
-        // SAFETY: the stream is there.
-        let code = self.gpu.quietly(|| unsafe { (self.gpu.api.stream_query)(self.raw.0) });
-        if !matches!(code, SUCCESS | super::driver::NOT_READY) {
-            self.broke(lane, "cuStreamQuery", code);
-        }
     }
 
     /// A word would never tell that the context broke. Somebody polls it, and has for a while: from now on the pump looks
@@ -545,7 +574,7 @@ impl Queue {
         if !watch.listed {
             watch.listed = true;
             drop(watch);
-            self.gpu.pump.mind(self.gpu, Watched::Queue(lane));
+            self.gpu.pump.mind(Watched::Queue(lane));
         }
     }
 
@@ -569,7 +598,11 @@ impl Queue {
 
     /// Records a timed event, which will be the recording's time.
     fn record_stamp(&self, position: u64) -> Result<Arc<CudaStamp>> {
-        let stamp = Arc::new(CudaStamp::new(self.gpu)?);
+        let ring = match &self.carrier {
+            Carrier::Events(ring) => Some(ring.clone()),
+            Carrier::Word { .. } => None,
+        };
+        let stamp = Arc::new(CudaStamp::new(self.gpu, ring)?);
         let event = stamp.event().ok_or(ErrorKind::NotMeasured)?;
         self.record_event(event)?;
         lock(&self.stamps).unread.push_back((position, stamp.clone()));
@@ -688,9 +721,9 @@ impl BackendStream for Queue {
             std::mem::replace(&mut watch.listed, true)
         };
         if listed {
-            self.gpu.pump.hurry(self.gpu);
+            self.gpu.pump.hurry();
         } else {
-            self.gpu.pump.watch(self.gpu, Watched::Queue(lane));
+            self.gpu.pump.watch(Watched::Queue(lane));
         }
     }
 
@@ -709,7 +742,8 @@ impl Drop for Queue {
         let mut retired = Retired::default();
         match &mut self.carrier {
             Carrier::Events(ring) => {
-                let spare = ring.spare.0.get_mut();
+                // SAFETY: nobody records any more.
+                let spare = unsafe { ring.spare.get() };
                 retired.events = std::mem::take(&mut spare.events);
                 retired.events.append(&mut spare.late);
                 let taken = spare.taken;
@@ -723,7 +757,7 @@ impl Drop for Queue {
         }
         match self.keep_alive.take() {
             None => retired.stream = Some(self.raw),
-            Some(keep_alive) => defer(move || drop(keep_alive)),
+            Some(keep_alive) => self.gpu.let_go_of(keep_alive),
         }
         self.gpu.retire(retired);
     }
