@@ -420,7 +420,11 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     #[cold]
     #[inline(never)]
     fn status_slow(&self, position: u64) -> Status {
-        match self.progress(position) {
+        self.status_at(self.progress(position))
+    }
+
+    fn status_at(&self, progress: Progress) -> Status {
+        match progress {
             Progress::Complete => Status::Complete,
             Progress::Failed => Status::Failed,
             Progress::Pending if self.is_unsubmitted() => Status::NotSubmitted,
@@ -483,12 +487,7 @@ impl<B: ?Sized + BackendStream> Lane<B> {
 
     /// As [`status`](Self::status), as part of a look at many positions.
     pub(crate) fn status_in(&self, round: Round, position: u64) -> Status {
-        match self.progress_in(round, position) {
-            Progress::Complete => Status::Complete,
-            Progress::Failed => Status::Failed,
-            Progress::Pending if self.is_unsubmitted() => Status::NotSubmitted,
-            Progress::Pending => Status::Pending,
-        }
+        self.status_at(self.progress_in(round, position))
     }
 
     /// As [`progress`](Self::progress), with the failure, and with `NotSubmitted` for foreign work that sits in

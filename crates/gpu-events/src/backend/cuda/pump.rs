@@ -434,10 +434,14 @@ impl Pace {
         }
     }
 
+    /// The next time at which waits like this one are known to have ended.
+    fn habit(&self) -> Option<&Habit> {
+        self.habits.iter().find(|habit| habit.trust > 1 && habit.to > self.waited())
+    }
+
     /// How long it still is until the wait may be expected to end; nothing, if that is now.
     fn hunch(&self) -> Option<Duration> {
-        let waited = self.waited();
-        let habit = self.habits.iter().find(|habit| habit.trust > 1 && habit.to > waited)?;
+        let (waited, habit) = (self.waited(), self.habit()?);
         let worth = habit.to.min(AT_FIRST / 2) / SHARE_AT_FIRST + habit.to / (5 * SHARE);
         if habit.to - habit.from <= worth {
             return Some(habit.from.saturating_sub(waited));
@@ -453,8 +457,7 @@ impl Pace {
         if !self.expired {
             return self.window.saturating_sub(waited);
         }
-        let habit = self.habits.iter().find(|habit| habit.trust > 1 && habit.to > waited);
-        habit.map_or(Duration::ZERO, |habit| habit.to - waited)
+        self.habit().map_or(Duration::ZERO, |habit| habit.to - waited)
     }
 
     fn rest(&self) -> Rest {

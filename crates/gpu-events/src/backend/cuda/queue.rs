@@ -55,7 +55,8 @@ pub(super) struct Queue {
     /// Somebody else knows the raw stream and may capture it.
     exposed: AtomicBool,
     carrier: Carrier,
-    /// The last position that was seen to be reached. The lane is told of it by whoever saw it.
+    /// The last position that was seen to be reached. The lane is told of it by whoever saw it, or, where that was a
+    /// recording, which holds the submit lock, by whoever looks next.
     seen: AtomicU64,
     /// The last position that was given to the driver.
     recorded: AtomicU64,
@@ -67,7 +68,8 @@ pub(super) struct Queue {
     depth: u64,
     lane: Weak<Lane<Self>>,
     watch: Mutex<Watch>,
-    stamps: Mutex<Stamps>,
+    /// Those recordings, in order.
+    stamps: Mutex<VecDeque<(u64, Arc<CudaStamp>)>>,
     /// Set where the stream was made elsewhere.
     keep_alive: Option<KeepAlive>,
 }
@@ -205,7 +207,7 @@ impl Ring {
 
     /// Takes back what stood for positions that were seen to be reached.
     fn take_back(&self, spare: &mut Spare, seen: &AtomicU64) {
-        // Acquire: pairs with `settle`.
+        // Acquire: pairs with `settle` and `room`.
         let seen = seen.load(Ordering::Acquire);
         // SeqCst: with the fence in `be_waited_for`. Either we see that somebody is at it, or they see `seen` as we did, and
         // leave those events alone.
@@ -235,11 +237,6 @@ struct Watch {
     until: u64,
     /// The pump has the lane.
     listed: bool,
-}
-
-#[derive(Default)]
-struct Stamps {
-    unread: VecDeque<(u64, Arc<CudaStamp>)>,
 }
 
 impl Queue {
@@ -359,6 +356,14 @@ impl Queue {
         self.call("cuStreamWaitEvent", code)
     }
 
+    /// Makes the stream wait for a word to be this high. Under the submit lock.
+    fn wait_for_word(&self, slot: Slot, value: u64) -> Result<()> {
+        // SAFETY: the word is pinned, aligned, and never given back.
+        let code =
+            unsafe { (self.gpu.api.stream_wait_value)(self.raw.0, slot.pointer, value, WAIT_VALUE_GEQ) };
+        self.call("cuStreamWaitValue64", code)
+    }
+
     /// Makes the stream record a native event. Under the submit lock.
     pub(super) fn record_event(&self, event: Handle) -> Result<()> {
         // SAFETY: both are there.
@@ -383,7 +388,7 @@ impl Queue {
                 // Acquire: after the event was read, and after the fence. Was it recorded anew, then its position was seen to
                 // be reached before, and we see that here.
                 let outcome = if self.seen.load(Ordering::Acquire) >= position {
-                    // Whoever saw it is about to say so.
+                    // There is nothing to wait for any more.
                     Ok(())
                 } else {
                     waiter.wait_for_event(event)
@@ -392,18 +397,7 @@ impl Queue {
                 ring.waits.fetch_sub(1, Ordering::Release);
                 outcome
             }
-            Carrier::Word { slot, base } => {
-                // SAFETY: the word is pinned, aligned, and never given back.
-                let code = unsafe {
-                    (waiter.gpu.api.stream_wait_value)(
-                        waiter.raw.0,
-                        slot.pointer,
-                        base + position,
-                        WAIT_VALUE_GEQ,
-                    )
-                };
-                waiter.call("cuStreamWaitValue64", code)
-            }
+            Carrier::Word { slot, base } => waiter.wait_for_word(*slot, base + position),
         }
     }
 
@@ -449,14 +443,14 @@ impl Queue {
         Ok(reached)
     }
 
-    /// Brings news of what was reached: native events go back, times are read, and the lane advances.
+    /// Brings news of what was reached: times are read, native events may go back, and the lane advances.
     fn settle(&self, lane: &Lane<Self>, reached: u64) {
         let mut read = Vec::new();
         // Acquire: pairs with `record_stamp`: a position that was reached was counted.
         if self.unread.load(Ordering::Acquire) > 0 {
             let mut stamps = lock(&self.stamps);
-            while stamps.unread.front().is_some_and(|(position, _)| *position <= reached) {
-                if let Some((_, stamp)) = stamps.unread.pop_front() {
+            while stamps.front().is_some_and(|(position, _)| *position <= reached) {
+                if let Some((_, stamp)) = stamps.pop_front() {
                     // If it can't be read, whoever asks is told why: asked again.
                     stamp.settle();
                     read.push(stamp);
@@ -605,7 +599,7 @@ impl Queue {
         let stamp = Arc::new(CudaStamp::new(self.gpu, ring)?);
         let event = stamp.event().ok_or(ErrorKind::NotMeasured)?;
         self.record_event(event)?;
-        lock(&self.stamps).unread.push_back((position, stamp.clone()));
+        lock(&self.stamps).push_back((position, stamp.clone()));
         // Release: pairs with `settle`.
         self.unread.fetch_add(1, Ordering::Release);
         if let Carrier::Events(ring) = &self.carrier {
@@ -618,7 +612,7 @@ impl Queue {
     /// Takes back what [`record_stamp`](Self::record_stamp) noted.
     #[cold]
     fn forget_stamp(&self) {
-        if lock(&self.stamps).unread.pop_back().is_some() {
+        if lock(&self.stamps).pop_back().is_some() {
             // Release: as in `settle`.
             self.unread.fetch_sub(1, Ordering::Release);
         }
@@ -684,14 +678,12 @@ impl BackendStream for Queue {
         let _entered = self.enter()?;
         self.check_capture()?;
         let (slot, closed) = self.gpu.slot()?;
-        // SAFETY: the word is pinned, aligned, and never given back.
-        let code =
-            unsafe { (self.gpu.api.stream_wait_value)(self.raw.0, slot.pointer, closed + 1, WAIT_VALUE_GEQ) };
-        if let Err(error) = self.call("cuStreamWaitValue64", code) {
+        let open = closed + 1;
+        if let Err(error) = self.wait_for_word(slot, open) {
             self.gpu.free_slot(slot);
             return Err(error);
         }
-        Ok(Arc::new(CudaGate { gpu: self.gpu, slot, open: closed + 1, opened: AtomicBool::new(false) }))
+        Ok(Arc::new(CudaGate { gpu: self.gpu, slot, open, opened: AtomicBool::new(false) }))
     }
 
     fn flush(&self) -> Result<Flushed> {
