@@ -294,10 +294,10 @@ impl Device {
             "cuda" => Ok(Self::from_backend(crate::cuda::CudaBackend::open(index)?)),
             #[cfg(not(all(feature = "cuda", not(gpu_events_loom))))]
             "cuda" => Err(Error::new(ErrorKind::FeatureDisabled)),
-            "vulkan" => {
-                let _: u32 = index;
-                Err(Error::with_text(ErrorKind::Unavailable, "this version has no vulkan backend"))
-            }
+            #[cfg(all(feature = "vulkan", not(gpu_events_loom)))]
+            "vulkan" => Ok(Self::from_backend(crate::vulkan::VulkanBackend::open(index)?)),
+            #[cfg(not(all(feature = "vulkan", not(gpu_events_loom))))]
+            "vulkan" => Err(Error::new(ErrorKind::FeatureDisabled)),
             _ => Err(Self::unknown(name)),
         }
     }
@@ -344,6 +344,9 @@ impl Device {
         let cuda = crate::cuda::CudaBackend::all();
         #[cfg(not(all(feature = "cuda", not(gpu_events_loom))))]
         let cuda = Self::open("cuda").map(|_| Vec::new());
+        #[cfg(all(feature = "vulkan", not(gpu_events_loom)))]
+        let vulkan = crate::vulkan::VulkanBackend::all();
+        #[cfg(not(all(feature = "vulkan", not(gpu_events_loom))))]
         let vulkan = Self::open("vulkan").map(|_| Vec::new());
         let mut backends = vec![
             BackendListing { name: "metal", devices: metal },

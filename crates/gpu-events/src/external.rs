@@ -45,7 +45,7 @@ impl External {
 
     /// As [`submitted`](Self::submitted), where it is the driver that will say when it is done: nobody has to, and the lane
     /// is kept by those who observe it alone.
-    #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+    #[cfg(all(any(feature = "cuda", feature = "vulkan"), not(gpu_events_loom)))]
     pub(crate) fn left_to_driver(self) {
         self.mark_submitted();
         self.signal.let_go();

@@ -54,6 +54,8 @@
 //! - `cudarc-0_19`: streams and events of [cudarc](https://docs.rs/cudarc) 0.19, and of what is made of it, as they are. A later
 //!   cudarc gets a feature of its own.
 //! - `metal` (default): GPUs through Metal, on Apple's systems. Elsewhere it brings nothing in, not even a dependency.
+//! - `vulkan` (default): GPUs through Vulkan, whose loader is found when the first is asked for.
+//! - `ash-0_38`: Vulkan's handles as [ash](https://docs.rs/ash) 0.38 has them, and what is made of it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
@@ -86,6 +88,8 @@ pub use backend::cpu;
 pub use backend::cuda;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
 pub use backend::metal;
+#[cfg(all(feature = "vulkan", not(gpu_events_loom)))]
+pub use backend::vulkan;
 pub use callback::Callback;
 pub use device::{BackendListing, Capabilities, Device, DeviceId, DeviceInfo, Gates};
 pub use error::{Error, ErrorKind, Result};

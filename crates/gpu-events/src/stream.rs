@@ -333,6 +333,15 @@ impl Stream {
     pub fn cuda(&self) -> Result<crate::cuda::CudaStream<'_>> {
         crate::cuda::CudaStream::new(&self.lane)
     }
+
+    /// The stream's Vulkan side, to give work to.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if its device is no Vulkan device.
+    #[cfg(all(feature = "vulkan", not(gpu_events_loom)))]
+    pub fn vulkan(&self) -> Result<crate::vulkan::VulkanStream<'_>> {
+        crate::vulkan::VulkanStream::new(&self.lane, Some(self))
+    }
 }
 
 impl Clone for Stream {
@@ -446,6 +455,15 @@ impl StreamGuard<'_> {
     #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
     pub fn cuda(&mut self) -> Result<crate::cuda::CudaStream<'_>> {
         crate::cuda::CudaStream::new(self.lane)
+    }
+
+    /// The stream's Vulkan side, to give work to.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if its device is no Vulkan device.
+    #[cfg(all(feature = "vulkan", not(gpu_events_loom)))]
+    pub fn vulkan(&mut self) -> Result<crate::vulkan::VulkanStream<'_>> {
+        crate::vulkan::VulkanStream::new(self.lane, None)
     }
 }
 

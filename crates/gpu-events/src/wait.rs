@@ -253,6 +253,18 @@ fn park_until<T>(
     let thread = ThreadWaiter::new();
     let registrations = Registrations::new(targets, &thread);
     let _blocking = work::block();
+    if let [target] = targets {
+        while let Some(until) = in_driver_until(deadline) {
+            if let Some(found) = settled(targets) {
+                return Ok(Some(found));
+            }
+            if !target.lane.backend().block(target.position, until) {
+                break;
+            }
+        }
+    }
+    // From here on the pump has to wake it.
+    registrations.watch();
     loop {
         if let Some(found) = settled(targets) {
             return Ok(Some(found));
@@ -263,6 +275,15 @@ fn park_until<T>(
             return Ok(settled(targets));
         }
     }
+}
+
+/// Until when a thread may block in a driver, which learns of nothing but its own work: what else there may be, the stream's
+/// failure or its device's end, is looked for this often. None: the deadline is over.
+fn in_driver_until(deadline: Option<Instant>) -> Option<Instant> {
+    const LOOK: Duration = Duration::from_millis(10);
+    let now = Instant::now();
+    let next = now + LOOK;
+    deadline.map_or(Some(next), |deadline| (deadline > now).then(|| next.min(deadline)))
 }
 
 /// The registrations of one thread, taken back at the end.
@@ -276,13 +297,19 @@ impl<'a> Registrations<'a> {
             match target.lane.core.timeline.register(target.position, thread.clone(), since) {
                 Registered::Parked(ticket) => {
                     registered.push((target, ticket));
-                    target.lane.watch(target.position);
                 }
                 // The caller looks again before it sleeps.
                 Registered::Reached(_) | Registered::Failed(..) => thread.wake(),
             }
         }
         Self(registered)
+    }
+
+    /// Has news of what is waited for come by themselves.
+    fn watch(&self) {
+        for (target, _) in &self.0 {
+            target.lane.watch(target.position);
+        }
     }
 }
 

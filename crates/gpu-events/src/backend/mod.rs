@@ -22,6 +22,13 @@ pub mod cuda;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
 pub mod metal;
 
+#[cfg(all(any(feature = "cuda", feature = "vulkan"), not(gpu_events_loom)))]
+mod pace;
+#[cfg(all(any(feature = "cuda", feature = "vulkan"), not(gpu_events_loom)))]
+mod reaper;
+#[cfg(all(feature = "vulkan", not(gpu_events_loom)))]
+pub mod vulkan;
+
 pub use crate::lane::Lane;
 
 use crate::{
@@ -39,6 +46,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 /// An opened device.
@@ -164,6 +172,15 @@ pub trait BackendStream: Any + fmt::Debug + Send + Sync {
 
     /// Somebody waits for `position`: from now on news up to it must come by themselves, from the device's pump.
     fn watch(&self, position: u64);
+
+    /// Blocks the calling thread in the driver until `position` is reached or `until` has come, whichever is first, and
+    /// answers true; it may return early. False where the driver has no such call, or it would not help: the thread is put
+    /// to sleep then, and [`watch`](Self::watch) has the pump wake it. Without the pump in between, one thread less has to
+    /// be woken.
+    fn block(&self, position: u64, until: Instant) -> bool {
+        let _ = (position, until);
+        false
+    }
 
     /// The device was closed: drop what was not submitted, leak what the driver may still use. Every position that was
     /// not complete has failed already; gates open after this. What users captured is dropped through [`defer`]. Other

@@ -5,12 +5,14 @@ use super::{
         EVENT_DISABLE_TIMING, EVENT_INTERPROCESS, EVENT_RECORD_EXTERNAL, RawEvent, RawIpcHandle, SUCCESS,
         is_capture, is_captured, is_fault,
     },
-    gpu::{Gpu, Handle, KeepAlive},
+    gpu::{Gpu, Handle},
     pump::{Look, Watched},
     queue::Queue,
 };
 use crate::{
-    backend::{BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, StreamTraits, Waited},
+    backend::{
+        BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, StreamTraits, Waited, reaper::KeepAlive,
+    },
     device::Device,
     error::{Error, ErrorKind, Result},
     event::Event,

@@ -11,21 +11,21 @@ use super::{
     queue::Queue,
 };
 use crate::{
-    backend::{Lane, defer},
-    contain::contain,
+    backend::{
+        Lane, defer,
+        reaper::{KeepAlive, Reaper},
+    },
     error::{Error, ErrorKind, Result},
-    primitive::{lock, spawn},
+    primitive::lock,
     timeline::relay,
 };
 use std::{
-    any::Any,
     cell::Cell,
     ffi::{c_char, c_int, c_void},
     fmt, ptr,
     sync::{
         Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -61,8 +61,8 @@ pub(super) struct Gpu {
     lanes: Mutex<Vec<Weak<Lane<Queue>>>>,
     fault: OnceLock<Error>,
     retired: Mutex<Vec<Retired>>,
-    /// The thread that drops what the pump must not; none if the system refused one.
-    reaper: OnceLock<Option<mpsc::Sender<KeepAlive>>>,
+    /// Drops what the pump must not.
+    reaper: Reaper,
 }
 
 /// A driver's object. They belong to no thread.
@@ -193,13 +193,15 @@ impl Gpu {
             (api.device_get_name)(name.as_mut_ptr().cast::<c_char>(), 256, device)
         })?;
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        let name = String::from_utf8_lossy(&name[..length]).into_owned();
         let mut context = ptr::null_mut();
         // SAFETY: the call writes to `context` alone. Kept to the end of the process.
         api.check("cuDevicePrimaryCtxRetain", unsafe { (api.primary_ctx_retain)(&mut context, device) })?;
         let mut gpu = Self {
             api,
             context,
-            name: String::from_utf8_lossy(&name[..length]).into_owned(),
+            reaper: Reaper::new(&name),
+            name,
             pump: Pump::new(),
             clock: GpuClock::new(),
             gates: 0,
@@ -209,7 +211,6 @@ impl Gpu {
             lanes: Mutex::default(),
             fault: OnceLock::new(),
             retired: Mutex::default(),
-            reaper: OnceLock::new(),
         };
         for (timed, count) in [(false, EVENTS), (true, TIMED_EVENTS)] {
             let flags = if timed { 0 } else { EVENT_DISABLE_TIMING };
@@ -401,16 +402,7 @@ impl Gpu {
     /// Drops what a user gave to be kept. Its destructor may do anything, so not where somebody else waits for this thread.
     pub(super) fn let_go_of(&self, kept: KeepAlive) {
         if HARMLESS.get() {
-            let reaper = self.reaper.get_or_init(|| {
-                let (send, receive) = mpsc::channel::<KeepAlive>();
-                let drop_all = move || receive.into_iter().for_each(|kept| contain(|| drop(kept)));
-                spawn(format!("{} lets go", self.name), drop_all).ok().map(|()| send)
-            });
-            match reaper {
-                Some(reaper) => drop(reaper.send(kept)),
-                // No thread to be had: leaked rather than run on the pump.
-                None => std::mem::forget(kept),
-            }
+            self.reaper.let_go_of(kept);
         } else {
             defer(move || drop(kept));
         }
@@ -539,9 +531,6 @@ impl Gpu {
         }
     }
 }
-
-/// What keeps a foreign object alive.
-pub(super) type KeepAlive = Arc<dyn Any + Send + Sync>;
 
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -46,7 +46,7 @@ pub use foreign::{
 };
 pub use view::CudaStream;
 
-use super::{Backend, Lane, StreamSeed};
+use super::{Backend, Lane, StreamSeed, reaper::KeepAlive};
 use crate::{
     device::{Capabilities, Device, DeviceInfo, Gates},
     error::{Error, ErrorKind, Result},
@@ -54,7 +54,7 @@ use crate::{
     stream::{Signal, Stream, StreamOptions},
     time::Correlation,
 };
-use gpu::{Gpu, KeepAlive};
+use gpu::Gpu;
 use queue::{QUEUE_DEPTH, Queue};
 use std::{sync::Arc, time::Duration};
 

@@ -16,13 +16,13 @@ use super::{
         is_captured, is_fault,
     },
     foreign::Foreign,
-    gpu::{Entered, Gpu, Handle, KeepAlive, Retired, Slot},
+    gpu::{Entered, Gpu, Handle, Retired, Slot},
     pump::{Look, Watched},
 };
 use crate::{
     backend::{
         BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
-        Word,
+        Word, reaper::KeepAlive,
     },
     error::{Error, ErrorKind, Result},
     primitive::lock,
