@@ -22,6 +22,8 @@ macro_rules! handles {
             pub u64,
         );
 
+        // Which way each of them goes is another question.
+        #[allow(dead_code)]
         impl $name {
             pub(super) fn handle(self) -> vk::$raw {
                 vk::$raw::from_raw(self.0)
