@@ -48,6 +48,8 @@ pub struct DeviceInfo {
     pub clock: Clock,
     /// What it can do.
     pub capabilities: Capabilities,
+    /// It is a GPU in name alone, and the CPU does its work, as with Mesa's lavapipe.
+    pub emulated: bool,
 }
 
 impl DeviceInfo {
@@ -59,7 +61,20 @@ impl DeviceInfo {
         clock: Clock,
         capabilities: Capabilities,
     ) -> Self {
-        Self { name: name.into(), backend, description: description.into(), clock, capabilities }
+        Self {
+            name: name.into(),
+            backend,
+            description: description.into(),
+            clock,
+            capabilities,
+            emulated: false,
+        }
+    }
+
+    /// Says whether the device is a GPU in name alone. For backends.
+    pub fn with_emulated(mut self, emulated: bool) -> Self {
+        self.emulated = emulated;
+        self
     }
 }
 
@@ -324,8 +339,10 @@ impl Device {
         if let Some(device) = DEFAULT.get() {
             return Ok(device.clone());
         }
-        let first = Self::list().into_iter().next().ok_or(ErrorKind::Unavailable)?;
-        let device = Self::open(&first.name)?;
+        let list = Self::list();
+        // A GPU that the CPU plays is slower than the CPU itself.
+        let first = list.iter().find(|device| !device.emulated).or(list.first());
+        let device = Self::open(&first.ok_or(ErrorKind::Unavailable)?.name)?;
         Ok(DEFAULT.get_or_init(|| device).clone())
     }
 

@@ -91,6 +91,7 @@ pub(super) struct Gpu {
     ports: Vec<Arc<Port>>,
     next: AtomicUsize,
     pub(super) clock: GpuClock,
+    pub(super) emulated: bool,
     /// Times can be taken on the streams that are made here.
     pub(super) timed: bool,
     /// How far apart a semaphore's value and one that is waited for may be.
@@ -111,7 +112,8 @@ pub(super) struct Described {
     timestamp_period: f32,
     uuid: [u8; vk::UUID_SIZE],
     furthest: u64,
-    software: bool,
+    /// The CPU does its work.
+    pub(super) emulated: bool,
     /// The family that streams of our own go to.
     family: Option<(u32, vk::QueueFamilyProperties)>,
     extensions: Vec<CString>,
@@ -136,7 +138,7 @@ impl Described {
             let why = if why.is_empty() { "there is none".to_owned() } else { why.join("; ") };
             return Err(unavailable(format!("Vulkan finds no GPU here: {why}")));
         }
-        found.sort_by_key(|described| described.software);
+        found.sort_by_key(|described| described.emulated);
         Ok(found)
     }
 
@@ -183,7 +185,7 @@ impl Described {
             timestamp_period: properties.limits.timestamp_period,
             uuid: ids.device_uuid,
             furthest: timelines.max_timeline_semaphore_value_difference,
-            software: properties.device_type == vk::PhysicalDeviceType::CPU,
+            emulated: properties.device_type == vk::PhysicalDeviceType::CPU,
             family,
             extensions,
         })
@@ -313,7 +315,7 @@ impl Gpu {
                 ports.push(Arc::new(Port::new(queue, family, access, timed)));
             }
             let pump =
-                Pump::start(&described.name, &driver.device, driver.new_semaphore()?, described.software)?;
+                Pump::start(&described.name, &driver.device, driver.new_semaphore()?, described.emulated)?;
             Ok((ports, pump))
         })();
         let (ports, pump) = match opened {
@@ -326,6 +328,7 @@ impl Gpu {
         let gpu = Arc::new(Self {
             name: described.name.clone(),
             index,
+            emulated: described.emulated,
             parts,
             driver: ManuallyDrop::new(driver),
             instance,

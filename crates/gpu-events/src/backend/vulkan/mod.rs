@@ -74,7 +74,9 @@ impl VulkanBackend {
     /// Every GPU that can be opened, without opening it.
     pub(crate) fn all() -> Result<Vec<DeviceInfo>> {
         fork::check()?;
-        let info = |(index, gpu): (u32, Described)| info(Some(index), &gpu.name, gpu.clock(), gpu.is_timed());
+        let info = |(index, gpu): (u32, Described)| {
+            info(Some(index), &gpu.name, gpu.clock(), gpu.is_timed()).with_emulated(gpu.emulated)
+        };
         Ok((0..).zip(Described::all()?).map(info).collect())
     }
 }
@@ -95,6 +97,7 @@ fn info(index: Option<u32>, name: &str, clock: Clock, timed: bool) -> DeviceInfo
 impl Backend for VulkanBackend {
     fn info(&self) -> DeviceInfo {
         info(self.gpu.index, &self.gpu.name, self.gpu.clock.clock(), self.gpu.timed)
+            .with_emulated(self.gpu.emulated)
     }
 
     fn create_stream(&self, seed: StreamSeed<'_>) -> Result<Arc<Lane>> {

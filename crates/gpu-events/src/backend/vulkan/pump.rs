@@ -142,9 +142,9 @@ impl Pump {
         name: &str,
         device: &ash::Device,
         driver_bell: vk::Semaphore,
-        software: bool,
+        emulated: bool,
     ) -> Result<Arc<Self>> {
-        let window = if software { SPIN_ON_CPU } else { SPIN };
+        let window = if emulated { SPIN_ON_CPU } else { SPIN };
         let pump = Arc::new(Self {
             inbox: Mutex::default(),
             bell: Condvar::new(),
