@@ -16,6 +16,7 @@ use crate::{
         Lane, defer,
         reaper::{KeepAlive, Reaper},
     },
+    contain::contain,
     error::{Error, ErrorKind, Result},
     fork,
     primitive::lock,
@@ -74,7 +75,8 @@ impl Driver {
             // SAFETY: all that was made from it is gone.
             unsafe { self.device.destroy_device(None) };
         }
-        drop(self.keep_alive.take());
+        // A user's destructor.
+        contain(|| drop(self.keep_alive.take()));
     }
 }
 
@@ -267,6 +269,14 @@ impl Gpu {
         let entry = entry(get);
         // SAFETY: the caller of `open` says that these are what they are said to be.
         let instance = unsafe { ash::Instance::load(entry.static_fn(), instance.handle()) };
+        let name = c"vkGetPhysicalDeviceProperties2";
+        // SAFETY: the instance is there.
+        if unsafe { entry.get_instance_proc_addr(instance.handle(), name.as_ptr()) }.is_none() {
+            return Err(Error::with_text(
+                ErrorKind::Unsupported,
+                "the VkInstance was made for Vulkan 1.0: it needs 1.2",
+            ));
+        }
         // SAFETY: as above.
         let device = unsafe { ash::Device::load(instance.fp_v1_0(), device.handle()) };
         for name in [c"vkGetSemaphoreCounterValue", c"vkWaitSemaphores", c"vkSignalSemaphore"] {
