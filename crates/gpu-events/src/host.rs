@@ -32,7 +32,7 @@ impl HostSignal {
     }
 
     /// Goes without a word: somebody else will say it.
-    #[cfg(all(feature = "cuda", not(gpu_events_loom)))]
+    #[cfg(all(any(feature = "cuda", feature = "vulkan"), not(gpu_events_loom)))]
     pub(crate) fn let_go(mut self) {
         self.lane = None;
     }

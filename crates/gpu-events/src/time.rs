@@ -253,7 +253,7 @@ pub(crate) fn coarse_nanos() -> u64 {
 }
 
 /// The instant that [`host_nanos`] read as `nanos`.
-#[cfg(feature = "cpu")]
+#[cfg(any(feature = "cpu", all(feature = "vulkan", not(gpu_events_loom))))]
 pub(crate) fn host_instant(nanos: u64) -> Instant {
     origin() + Duration::from_nanos(nanos)
 }

@@ -1,10 +1,13 @@
 //! Lets go of what users gave to be kept, where nobody waits for that.
 
-use crate::{contain::contain, fork, primitive::spawn};
+#[cfg(feature = "vulkan")]
+use crate::fork;
+use crate::{contain::contain, primitive::spawn};
+#[cfg(feature = "vulkan")]
+use std::mem::ManuallyDrop;
 use std::{
     any::Any,
     fmt,
-    mem::ManuallyDrop,
     sync::{
         Arc, OnceLock,
         mpsc::{self, Sender},
