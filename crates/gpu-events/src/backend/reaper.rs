@@ -41,6 +41,25 @@ impl Reaper {
             None => std::mem::forget(kept),
         }
     }
+
+    /// Waits until it has let go of everything so far, or for so long.
+    #[cfg(all(feature = "vulkan", unix))]
+    pub(super) fn drain(&self, most: std::time::Duration) {
+        struct Last(Sender<()>);
+
+        impl Drop for Last {
+            fn drop(&mut self) {
+                // Nobody may wait any more.
+                let _ = self.0.send(());
+            }
+        }
+        if let Some(Some(thread)) = self.thread.get() {
+            let (through, wait) = mpsc::channel();
+            // The thread lives as long as this does.
+            let _ = thread.send(Arc::new(Last(through)));
+            let _ = wait.recv_timeout(most);
+        }
+    }
 }
 
 impl fmt::Debug for Reaper {

@@ -9,10 +9,13 @@ use super::{
     gpu::{Driver, Gpu, Semaphore},
     queue::{InFlight, Queue},
 };
+#[cfg(unix)]
+use crate::fork;
 use crate::{
     backend::{
         Lane,
         pace::{Pace, Rest, SPIN, cpu_time, wake_on_time},
+        reaper::Reaper,
     },
     error::{Error, ErrorKind, Result},
     primitive::{lock, spawn},
@@ -36,6 +39,37 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// The longest time between two looks while somebody has work to be submitted when the device runs dry.
 const TRIAL: Duration = Duration::from_millis(3);
+
+/// How long the end of a process may be held up.
+#[cfg(unix)]
+const AT_EXIT: Duration = Duration::from_secs(1);
+
+/// Has the pump stop when the process ends. The loader, its layers and the driver have destructors that run then, and after
+/// those a call ends in a crash. Ours was registered later and so runs earlier.
+fn at_exit(pump: &Arc<Pump>) {
+    #[cfg(unix)]
+    {
+        static PUMPS: Mutex<Vec<Weak<Pump>>> = Mutex::new(Vec::new());
+
+        extern "C" fn stop_all() {
+            if fork::happened() {
+                return;
+            }
+            let pumps: Vec<_> = std::mem::take(&mut *lock(&PUMPS)).iter().filter_map(Weak::upgrade).collect();
+            pumps.iter().for_each(|pump| pump.stop());
+        }
+        let mut pumps = lock(&PUMPS);
+        pumps.retain(|pump| pump.strong_count() > 0);
+        if pumps.is_empty() {
+            // Each time that the first one is made: libraries may have been loaded since. It may be called several times.
+            // SAFETY: a function that is there to the end of the process.
+            unsafe { libc::atexit(stop_all) };
+        }
+        pumps.push(Arc::downgrade(pump));
+    }
+    #[cfg(not(unix))]
+    let _ = pump;
+}
 
 /// A lane that somebody waits for, or that has to be looked after.
 #[derive(Debug)]
@@ -120,6 +154,9 @@ pub(super) struct Pump {
     driver_bell: vk::Semaphore,
     /// Whose pump it is.
     gpu: OnceLock<Weak<Gpu>>,
+    pub(super) reaper: Arc<Reaper>,
+    /// Rings when it has stopped.
+    still: Condvar,
 }
 
 #[derive(Default)]
@@ -129,6 +166,9 @@ struct Inbox {
     lost: Option<Error>,
     /// The device is to be given back.
     end: Option<Driver>,
+    /// The process ends: nothing may be called in the driver any more.
+    stop: bool,
+    stopped: bool,
     /// Somebody has begun to wait.
     came: bool,
     rung: bool,
@@ -153,7 +193,10 @@ impl Pump {
             device: device.clone(),
             driver_bell,
             gpu: OnceLock::new(),
+            reaper: Arc::new(Reaper::new(name)),
+            still: Condvar::new(),
         });
+        at_exit(&pump);
         let its = pump.clone();
         spawn(format!("gpu-events {name}"), move || its.run())
             .map_err(|error| Error::with_text(ErrorKind::Resources, error.to_string()))?;
@@ -197,6 +240,28 @@ impl Pump {
     /// Has every lane told that the device is lost, by this thread instead of one that holds a lock.
     pub(super) fn tell_lost(&self, error: Error) {
         self.put(|inbox| inbox.lost = Some(error));
+    }
+
+    /// Has it make no more calls, and waits until it is in none.
+    #[cfg(unix)]
+    fn stop(&self) {
+        // It may let go of the last reference to the device.
+        self.reaper.drain(AT_EXIT);
+        self.put(|inbox| inbox.stop = true);
+        let until = Instant::now() + AT_EXIT;
+        let mut inbox = lock(&self.inbox);
+        while !inbox.stopped {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            inbox = self.still.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn stopped(&self) {
+        lock(&self.inbox).stopped = true;
+        self.still.notify_all();
     }
 
     /// Gives the device back, and ends.
@@ -256,6 +321,13 @@ impl Pump {
             {
                 gpu.lose(error);
             }
+            if inbox.stop && inbox.end.is_none() {
+                self.stopped();
+                // For ever: what the lists hold must not be dropped either, since that would call the driver.
+                loop {
+                    std::thread::park();
+                }
+            }
             let begun = Instant::now();
             if inbox.came {
                 pace.allow(self.window());
@@ -276,6 +348,7 @@ impl Pump {
             if let Some(driver) = inbox.end.take() {
                 // The last reference to the device has gone, and those in the lists were such.
                 driver.destroy();
+                self.stopped();
                 return;
             }
             pace.round(begun, begun.elapsed(), news, cpu_time);

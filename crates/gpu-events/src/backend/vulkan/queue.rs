@@ -116,6 +116,8 @@ struct Wait {
 pub(super) struct InFlight {
     /// The position that it signals at its end.
     pub(super) end: u64,
+    /// All positions that it signals, that one included.
+    signals: Vec<u64>,
     stamps: Vec<(u64, Arc<VulkanStamp>)>,
     kept: Vec<Kept>,
     _waits: Vec<Arc<Semaphore>>,
@@ -532,8 +534,10 @@ impl Queue {
             self.submitted.store(before, Ordering::Release);
             return Err(self.gpu.refused("vkQueueSubmit", code));
         }
-        let mut batch = InFlight { end, stamps: Vec::new(), kept: Vec::new(), _waits: Vec::new() };
+        let (signals, stamps, kept, _waits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut batch = InFlight { end, signals, stamps, kept, _waits };
         for part in parts {
+            batch.signals.extend((part.last != 0).then_some(part.last));
             batch.kept.extend(part.kept);
             batch._waits.extend(part.waits.into_iter().map(|wait| wait.semaphore));
             batch.stamps.extend(part.stamp.map(|stamp| (part.last, stamp)));
@@ -697,10 +701,24 @@ impl BackendStream for Queue {
     }
 
     fn block(&self, position: u64, until: Instant) -> bool {
-        if self.lane().is_none_or(|lane| lane.is_failed()) {
+        if self.lane().is_none_or(|lane| lane.is_failed()) || position > self.submitted() {
+            // What has not been submitted may never be.
             return false;
         }
-        self.semaphore.block(self.gpu.functions(), position, until)
+        let signaled = {
+            let flight = lock(&self.flight);
+            let batch = flight.iter().find(|batch| batch.end >= position);
+            batch.and_then(|batch| batch.signals.iter().copied().find(|signal| *signal >= position))
+        };
+        match signaled {
+            // The very value that a submission signals: Vulkan's validation knows of no other.
+            Some(signaled) => self.semaphore.block(self.gpu.functions(), signaled, until),
+            // Somebody has just submitted it, or learned that it is complete.
+            None => {
+                std::thread::yield_now();
+                true
+            }
+        }
     }
 
     fn abandon(&self) {
