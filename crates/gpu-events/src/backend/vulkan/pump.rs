@@ -324,8 +324,9 @@ impl Pump {
             if inbox.stop && inbox.end.is_none() {
                 self.stopped();
                 // For ever: what the lists hold must not be dropped either, since that would call the driver.
+                let mut inbox = lock(&self.inbox);
                 loop {
-                    std::thread::park();
+                    inbox = self.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner);
                 }
             }
             let begun = Instant::now();
