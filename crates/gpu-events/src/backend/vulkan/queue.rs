@@ -29,6 +29,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     fork,
     primitive::lock,
+    timeline::Progress,
 };
 use ash::vk;
 use std::{
@@ -353,7 +354,9 @@ impl Queue {
             let mut watch = lock(&self.watch);
             watch.positions = watch.positions.split_off(&(completed + 1));
             if lane.is_failed() {
-                watch.positions.clear();
+                // Those before the failure are on their way as ever.
+                let is_pending = |position| lane.core.timeline.progress(position) == Progress::Pending;
+                watch.positions.retain(|position| is_pending(*position));
             }
             // Relaxed: whoever gathers counts before it looks, under this lock, whether the lane is listed.
             let gathered = self.pieces.load(Ordering::Relaxed) > 0;
