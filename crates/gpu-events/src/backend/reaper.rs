@@ -24,8 +24,9 @@ pub(super) struct Reaper {
 }
 
 impl Reaper {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: format!("{name} lets go"), thread: OnceLock::new() }
+    /// Of the device with this name.
+    pub(super) fn new(device: &str) -> Self {
+        Self { name: format!("gpu-events lets go, {device}"), thread: OnceLock::new() }
     }
 
     /// Drops `kept` on the thread.

@@ -611,11 +611,12 @@ impl BackendStream for Queue {
             gathered.recorded = position;
             ends_work
         };
+        // Whoever gathered what this only adds a number to has seen to it that it will be submitted.
         if ends_work {
             // Relaxed: a count.
             self.pieces.fetch_add(1, Ordering::Relaxed);
+            self.gathered_more();
         }
-        self.gathered_more();
         Ok(Signaled::Pending(stamp.map(|stamp| stamp as Arc<dyn Stamp>)))
     }
 
