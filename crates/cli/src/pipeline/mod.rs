@@ -3,7 +3,11 @@
 mod bar;
 #[cfg(feature = "cuda")]
 mod cuda;
-#[cfg(any(feature = "cuda", all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim))))]
+#[cfg(any(
+    feature = "cuda",
+    feature = "vulkan",
+    all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim))
+))]
 mod gpu;
 mod interrupt;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
@@ -15,6 +19,8 @@ mod spans;
 mod stages;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "vulkan")]
+mod vulkan;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -53,7 +59,8 @@ impl Defaults {
             // A GPU hashes faster than one stream reads. Few streams hash: they, the upload and the download share the
             // driver's eight connections, and one that waits holds up the others on its connection. However few blocks
             // a chunk has, to hash one takes the same time (reckoned, not measured: 0.2 ms), so there are more.
-            "cuda" => Self { readers: cores.min(4), hashers: 4, chunk: 2 << 20 },
+            // So for Vulkan, whose streams share a few queues.
+            "cuda" | "vulkan" => Self { readers: cores.min(4), hashers: 4, chunk: 2 << 20 },
             // However many cores there are, one stream reads for 16, about ten times as fast as another hashes, and
             // buffers should not grow for nothing. The chunk is large enough that its dozen events and waits vanish
             // beside half a millisecond of hashing, small enough that it is still in a shared cache when it is hashed.
@@ -80,15 +87,16 @@ pub(crate) struct PipelineArgs {
     #[arg(long, default_value = "cpu")]
     device: String,
 
-    /// Streams that hash [default: one for each core, at most 16; with CUDA 4]
+    /// Streams that hash [default: one for each core, at most 16; with CUDA or Vulkan 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(STREAMS_LIMIT)))]
     streams: Option<u16>,
 
-    /// Streams that read [default: 1; with CUDA one for each core, at most 4]
+    /// Streams that read [default: 1; with CUDA or Vulkan one for each core, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(STREAMS_LIMIT)))]
     readers: Option<u16>,
 
-    /// Bytes read, hashed and collected at a time: a multiple of 4 KiB, such as 64K or 1MiB [default: 1M; with CUDA 2M]
+    /// Bytes read, hashed and collected at a time: a multiple of 4 KiB, such as 64K or 1MiB [default: 1M; with CUDA or
+    /// Vulkan 2M]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_chunk)]
     chunk: Option<u64>,
 
@@ -220,6 +228,11 @@ fn run_on(
         #[cfg(feature = "cuda")]
         "cuda" => {
             let gpu = cuda::CudaGpu::new(device)?;
+            Box::new(gpu::GpuStages::new(device, gpu, layout, plan, Arc::clone(&source))?)
+        }
+        #[cfg(feature = "vulkan")]
+        "vulkan" => {
+            let gpu = vulkan::VulkanGpu::new(device)?;
             Box::new(gpu::GpuStages::new(device, gpu, layout, plan, Arc::clone(&source))?)
         }
         backend => bail!("{}: the pipeline has no stages for {backend} devices", device.name()),

@@ -228,10 +228,9 @@ fn plans_are_bounded() {
     assert!(plan(u64::MAX, u64::MAX - 4095, 1, 2, None).is_err());
 }
 
-#[cfg(feature = "cuda")]
-#[test]
-#[ignore = "needs a GPU: cargo test -p gpu-events-cli --lib cuda -- --ignored"]
-fn cuda_gives_the_same_root_in_every_layout() {
+/// What the tests of any GPU's stages are.
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+fn gives_the_same_root_in_every_layout(device: &str) {
     let pipelined = |readers, hashers| Layout::Pipelined { readers, hashers };
     for len in [0, 1, 4095, 4096, 4097, 33 * 4096 - 61, (40 << 20) + 4099] {
         let bytes = bytes(len);
@@ -239,31 +238,77 @@ fn cuda_gives_the_same_root_in_every_layout() {
         for layout in [Layout::OneStream, pipelined(1, 1), pipelined(4, 4), pipelined(2, 9)] {
             for (chunk, in_flight) in [(1 << 16, 1), (1 << 16, 64), (2 << 20, 32)] {
                 let source = Memory { bytes: bytes.clone(), ..Memory::default() };
-                let run = run_over_on("cuda:0", source, layout, chunk, in_flight).unwrap();
+                let run = run_over_on(device, source, layout, chunk, in_flight).unwrap();
                 assert_eq!(run.root, root, "{len} bytes, {layout:?}, {chunk}, {in_flight}");
             }
         }
     }
 }
 
-#[cfg(feature = "cuda")]
-#[test]
-#[ignore = "needs a GPU: cargo test -p gpu-events-cli --lib cuda -- --ignored"]
-fn cuda_passes_on_what_the_system_says_of_a_read() {
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+fn passes_on_what_the_system_says_of_a_read(device: &str) {
     for layout in [PIPELINED, Layout::OneStream] {
         let source = Memory { bytes: bytes(100_000), fails_at: Some(50_000), ..Memory::default() };
-        let error = run_over_on("cuda:0", source, layout, 4096, 8).unwrap_err();
+        let error = run_over_on(device, source, layout, 4096, 8).unwrap_err();
         assert_eq!(format!("{error:#}"), "can't be read at byte 49152: the disk is on fire");
     }
 }
 
-/// `GPU_EVENTS_REQUIRE=cuda` has the tests that need a GPU run, wherever this does.
+/// Whether `GPU_EVENTS_REQUIRE`, a list with commas, names this backend: then its tests run wherever this does.
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+fn is_required(backend: &str) -> bool {
+    let required = std::env::var("GPU_EVENTS_REQUIRE").unwrap_or_default();
+    required.split(',').any(|name| name.trim() == backend)
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU: cargo test -p gpu-events-cli --lib cuda -- --ignored"]
+fn cuda_gives_the_same_root_in_every_layout() {
+    gives_the_same_root_in_every_layout("cuda:0");
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU: cargo test -p gpu-events-cli --lib cuda -- --ignored"]
+fn cuda_passes_on_what_the_system_says_of_a_read() {
+    passes_on_what_the_system_says_of_a_read("cuda:0");
+}
+
 #[cfg(feature = "cuda")]
 #[test]
 fn what_is_required_is_there() {
-    let required = std::env::var("GPU_EVENTS_REQUIRE").unwrap_or_default();
-    if required.split(',').any(|name| name.trim() == "cuda") {
+    if is_required("cuda") {
         cuda_gives_the_same_root_in_every_layout();
         cuda_passes_on_what_the_system_says_of_a_read();
+    }
+}
+
+/// Vulkan has devices that are no GPUs, as Mesa's lavapipe: so its tests are not ignored. Where there is none, they say so.
+#[cfg(feature = "vulkan")]
+fn has_vulkan() -> bool {
+    match Device::open("vulkan:0") {
+        Ok(_) => true,
+        Err(error) if is_required("vulkan") => panic!("GPU_EVENTS_REQUIRE asks for Vulkan: {error}"),
+        Err(error) => {
+            println!("skipped: {error}");
+            false
+        }
+    }
+}
+
+#[cfg(feature = "vulkan")]
+#[test]
+fn vulkan_gives_the_same_root_in_every_layout() {
+    if has_vulkan() {
+        gives_the_same_root_in_every_layout("vulkan:0");
+    }
+}
+
+#[cfg(feature = "vulkan")]
+#[test]
+fn vulkan_passes_on_what_the_system_says_of_a_read() {
+    if has_vulkan() {
+        passes_on_what_the_system_says_of_a_read("vulkan:0");
     }
 }

@@ -83,14 +83,18 @@ fn no_option_changes_it() {
 #[test]
 fn a_gpu_finds_the_same() {
     let devices = gpu_events(["devices", "--json"]);
-    if !stdout(&devices).contains("\"metal:0\"") {
-        println!("skipped: there is no Metal here (metal-sim/tests/pipeline.rs has a simulated one)");
-        return;
-    }
-    let dir = temp_dir();
-    for len in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1_234_567, 64 << 20] {
-        let file = file_of(&dir, len);
-        let (cpu, gpu) = (pipeline(&file, &[]), pipeline(&file, &["--device", "metal"]));
-        assert_eq!(stdout(&gpu).lines().next(), stdout(&cpu).lines().next(), "{len} bytes");
+    for device in ["metal:0", "vulkan:0"] {
+        if !stdout(&devices).contains(&format!("\"{device}\"")) {
+            println!(
+                "skipped: there is no {device} here (metal-sim/tests/pipeline.rs has a simulated Metal)"
+            );
+            continue;
+        }
+        let dir = temp_dir();
+        for len in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1_234_567, 64 << 20] {
+            let file = file_of(&dir, len);
+            let (cpu, gpu) = (pipeline(&file, &[]), pipeline(&file, &["--device", device]));
+            assert_eq!(stdout(&gpu).lines().next(), stdout(&cpu).lines().next(), "{device}: {len} bytes");
+        }
     }
 }

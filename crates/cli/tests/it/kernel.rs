@@ -1,4 +1,4 @@
-//! The kernels' text, compiled as C++: their algorithm, if not their compilers.
+//! The kernels' text, compiled as C++: their algorithm, if not their compilers. Vulkan's is compiled as it is.
 
 use std::fs;
 use std::path::Path;
@@ -94,6 +94,35 @@ fn metals_kernel_computes_sha256() {
 #[test]
 fn cudas_kernel_computes_sha256() {
     computes_sha256("kernels/sha256.cu", CUDA);
+}
+
+/// That it computes SHA-256, the pipeline's own tests see, on whatever Vulkan device there is.
+#[test]
+fn vulkans_kernel_is_made_of_its_source() {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let dir = temp_dir();
+    let made = dir.path().join("sha256.spv");
+    let mut compile = Command::new("glslangValidator");
+    compile
+        .args(["-V", "--target-env", "vulkan1.2", "-o"])
+        .arg(&made)
+        .arg("sha256.comp")
+        .current_dir(&kernels);
+    match compile.output() {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(error) => {
+            println!("skipped: there is no glslangValidator: {error}");
+            return;
+        }
+    }
+    let made = fs::read(made).expect("what the compiler has written");
+    let ours = fs::read(kernels.join("sha256.spv")).expect("the kernel");
+    // The third word names the compiler and its version: another one writes other code.
+    if made[8..12] != ours[8..12] {
+        println!("skipped: another version of glslang");
+        return;
+    }
+    assert!(made == ours, "sha256.comp has changed since sha256.spv was made of it, and says how");
 }
 
 fn computes_sha256(kernel: &str, run: &str) {
