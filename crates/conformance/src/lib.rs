@@ -39,6 +39,7 @@ pub mod cuda;
 mod fork;
 #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
 mod metal;
+pub mod pairs;
 mod runner;
 mod subject;
 pub mod toy;
