@@ -461,11 +461,13 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     #[inline]
     pub(crate) fn progress_in(&self, round: Round, position: u64) -> Progress {
         if self.was_asked_in(round) {
+            // Asking once does for all; having it submitted does not.
+            self.need(position);
             return self.core.timeline.progress(position);
         }
         let progress = self.progress(position);
-        // Where somebody has to submit first, each position has to be asked for.
-        let by_others = self.core.traits.batches || matches!(self.core.producer, Producer::External(_));
+        // Where somebody else has to submit first, it has to be asked for again.
+        let by_others = matches!(self.core.producer, Producer::External(_));
         if progress == Progress::Pending && !by_others {
             // Relaxed: as in `was_asked_in`.
             self.core.asked.store(round.0, Ordering::Relaxed);
@@ -482,7 +484,9 @@ impl<B: ?Sized + BackendStream> Lane<B> {
     /// Whether `position` is pending, as far as the driver was asked in this round.
     #[inline]
     pub(crate) fn is_pending_in(&self, round: Round, position: u64) -> bool {
-        self.was_asked_in(round) && self.core.timeline.progress(position) == Progress::Pending
+        self.was_asked_in(round)
+            && self.is_submitted(position)
+            && self.core.timeline.progress(position) == Progress::Pending
     }
 
     /// As [`status`](Self::status), as part of a look at many positions.

@@ -4,7 +4,7 @@ use super::{
     backend_of,
     driver::{RawSemaphore, error},
     gpu::{Gpu, Semaphore},
-    pump::{Look, Watched},
+    pump::{Look, Retired, Watched},
     queue::Queue,
 };
 use crate::{
@@ -37,7 +37,15 @@ pub(super) struct Foreign {
     state: SignalState,
     /// The pump has the lane.
     listed: Mutex<bool>,
-    _keep_alive: Option<Kept>,
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        if !fork::happened() && self.semaphore.is_awaited(self.gpu.functions()) {
+            // The user's submission is on its way: nobody may have the semaphore before.
+            self.gpu.pump.retire(Retired::after(self.semaphore.clone(), Self::POSITION, &self.gpu));
+        }
+    }
 }
 
 /// Whether what signals a semaphore was submitted already.
@@ -163,7 +171,6 @@ fn make(
     semaphore: Arc<Semaphore>,
     value: u64,
     state: SignalState,
-    keep_alive: Option<KeepAlive>,
 ) -> Result<(Event, External, Arc<Lane<Foreign>>)> {
     gpu.check()?;
     let made = device.external_event_with(None, |lane| Foreign {
@@ -173,7 +180,6 @@ fn make(
         value,
         state,
         listed: Mutex::new(false),
-        _keep_alive: keep_alive.map(|what| Kept::new(what, &gpu.reaper)),
     })?;
     let erased: Arc<Lane> = made.2.clone();
     gpu.admit(&erased);
@@ -267,7 +273,7 @@ pub fn record_in_submission(device: &Device) -> Result<(Event, SubmissionRecordi
     let gpu = &backend_of(device)?.gpu;
     let semaphore = gpu.semaphore()?;
     let value = semaphore.value(1);
-    let (event, external, _) = make(device, gpu, semaphore.clone(), value, SignalState::Submitted, None)?;
+    let (event, external, _) = make(device, gpu, semaphore.clone(), value, SignalState::Submitted)?;
     Ok((event, SubmissionRecording { external: Some(external), semaphore, value }))
 }
 
@@ -291,8 +297,8 @@ pub unsafe fn import_semaphore(
     keep_alive: KeepAlive,
 ) -> Result<Event> {
     let gpu = &backend_of(device)?.gpu;
-    let semaphore = Semaphore::foreign(semaphore.handle());
-    let (event, external, lane) = make(device, gpu, semaphore, value, state, Some(keep_alive))?;
+    let semaphore = Semaphore::foreign(semaphore.handle(), Kept::new(keep_alive, &gpu.reaper));
+    let (event, external, lane) = make(device, gpu, semaphore, value, state)?;
     external.left_to_driver();
     lane.backend().collect(&lane);
     Ok(event)

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     backend::{
         Lane, defer,
-        reaper::{KeepAlive, Reaper},
+        reaper::{KeepAlive, Kept, Reaper},
     },
     contain::contain,
     error::{Error, ErrorKind, Result},
@@ -92,6 +92,8 @@ pub(super) struct Gpu {
     physical: vk::PhysicalDevice,
     ports: Vec<Arc<Port>>,
     next: AtomicUsize,
+    /// Queues that were adopted since.
+    adopted: Mutex<Vec<Weak<Port>>>,
     pub(super) clock: GpuClock,
     pub(super) emulated: bool,
     /// Times can be taken on the streams that are made here.
@@ -346,6 +348,7 @@ impl Gpu {
             timed: ports.iter().any(|port| port.timed),
             ports,
             next: AtomicUsize::new(0),
+            adopted: Mutex::default(),
             clock,
             furthest: described.furthest,
             reaper: pump.reaper.clone(),
@@ -384,13 +387,18 @@ impl Gpu {
 
     /// A queue of the user's.
     pub(super) fn adopted_port(&self, raw: vk::Queue, family: u32, access: QueueLock) -> Result<Arc<Port>> {
-        if let Some(port) = self.ports.iter().find(|port| port.raw == raw) {
+        let mut adopted = lock(&self.adopted);
+        adopted.retain(|port| port.strong_count() > 0);
+        let known = adopted.iter().filter_map(Weak::upgrade).chain(self.ports.iter().cloned());
+        if let Some(port) = known.into_iter().find(|port| port.raw == raw) {
             // Its lock is known already, and must be the one for all.
-            return Ok(port.clone());
+            return Ok(port);
         }
         let family = family_of(&self.driver, &self.instance, self.physical, family)?;
         let timed = self.clock.is_of_device() || self.ports.is_empty();
-        Ok(Arc::new(Port::new(raw, family, Some(access), timed)))
+        let port = Arc::new(Port::new(raw, family, Some(access), timed));
+        adopted.push(Arc::downgrade(&port));
+        Ok(port)
     }
 
     /// A semaphore that nobody else has.
@@ -400,7 +408,8 @@ impl Gpu {
             Some(spare) => spare,
             None => (self.driver.new_semaphore()?, 0),
         };
-        Ok(Arc::new(Semaphore { raw, base, highest: AtomicU64::new(base), gpu: Some(self.clone()) }))
+        let highest = AtomicU64::new(base);
+        Ok(Arc::new(Semaphore { raw, base, highest, gpu: Some(self.clone()), _keep_alive: None }))
     }
 
     /// Lets a lane be told when the device is lost.
@@ -529,12 +538,23 @@ pub(super) struct Semaphore {
     pub(super) highest: AtomicU64,
     /// None for a user's.
     gpu: Option<Arc<Gpu>>,
+    /// What keeps a user's.
+    _keep_alive: Option<Kept>,
 }
 
 impl Semaphore {
     /// One of the user's.
-    pub(super) fn foreign(raw: vk::Semaphore) -> Arc<Self> {
-        Arc::new(Self { raw, base: 0, highest: AtomicU64::new(0), gpu: None })
+    pub(super) fn foreign(raw: vk::Semaphore, keep_alive: Kept) -> Arc<Self> {
+        Arc::new(Self { raw, base: 0, highest: AtomicU64::new(0), gpu: None, _keep_alive: Some(keep_alive) })
+    }
+
+    /// Whether it is ours, and was submitted to be signaled to more than it has come to.
+    pub(super) fn is_awaited(&self, device: &ash::Device) -> bool {
+        // Relaxed: for whoever is the last to use it.
+        let highest = self.highest.load(Ordering::Relaxed);
+        // SAFETY: the semaphore is there for as long as its device is.
+        let value = unsafe { device.get_semaphore_counter_value(self.raw) };
+        self.gpu.is_some() && highest != u64::MAX && value.is_ok_and(|value| value < highest)
     }
 
     /// The value that stands for a position.

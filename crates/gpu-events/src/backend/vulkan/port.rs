@@ -4,12 +4,13 @@ use super::{
     clock::VulkanStamp,
     driver::{RawQueue, error},
     gpu::{Driver, Gpu},
+    queue::DriverGate,
 };
-use crate::{error::Result, primitive::lock};
+use crate::{contain::contain, error::Result, primitive::lock};
 use ash::vk;
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
 };
 
 /// Calls what it is given, once, while nobody else uses the queue. It is held for the length of one `vkQueueSubmit`.
@@ -22,6 +23,8 @@ pub(super) struct Port {
     access: Access,
     /// Timestamps of this queue compare with those of the device's others.
     pub(super) timed: bool,
+    /// Gates that were given to the driver. Whatever comes behind one in the queue waits for the host.
+    gates: Mutex<Vec<Weak<DriverGate>>>,
 }
 
 enum Access {
@@ -33,7 +36,18 @@ impl Port {
     pub(super) fn new(raw: vk::Queue, family: Arc<Family>, theirs: Option<QueueLock>, timed: bool) -> Self {
         let access = theirs.map_or_else(|| Access::Ours(Mutex::new(())), Access::Theirs);
         let timed = timed && family.valid_bits > 0;
-        Self { raw, family, access, timed }
+        Self { raw, family, access, timed, gates: Mutex::default() }
+    }
+
+    pub(super) fn gate(&self, gate: &Arc<DriverGate>) {
+        lock(&self.gates).push(Arc::downgrade(gate));
+    }
+
+    /// Whether what is submitted now comes behind a gate that is closed.
+    pub(super) fn waits_for_host(&self) -> bool {
+        let mut gates = lock(&self.gates);
+        gates.retain(|gate| gate.upgrade().is_some_and(|gate| !gate.is_open()));
+        !gates.is_empty()
     }
 
     /// Submits, with the queue to ourselves.
@@ -52,9 +66,12 @@ impl Port {
             }
             Access::Theirs(access) => {
                 let mut outcome = None;
-                access(&mut || {
-                    // Once, whatever the user's lock does.
-                    outcome.get_or_insert_with(submit);
+                // A panic in the user's lock must not take the pump with it, nor what is about to be submitted.
+                contain(|| {
+                    access(&mut || {
+                        // Once, whatever the lock does.
+                        outcome.get_or_insert_with(submit);
+                    });
                 });
                 outcome.unwrap_or(Err(vk::Result::ERROR_UNKNOWN))
             }

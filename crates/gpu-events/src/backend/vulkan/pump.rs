@@ -122,6 +122,11 @@ pub(super) struct Retired {
 }
 
 impl Retired {
+    /// What is done once a position is reached.
+    pub(super) fn after(semaphore: Arc<Semaphore>, position: u64, gpu: &Arc<Gpu>) -> Self {
+        Self { semaphore, flight: VecDeque::from([InFlight::until(position)]), gpu: gpu.clone() }
+    }
+
     fn target(&self) -> Option<(vk::Semaphore, u64)> {
         let end = self.flight.front()?.end;
         Some((self.semaphore.raw, self.semaphore.value(end)))
@@ -129,7 +134,8 @@ impl Retired {
 
     /// Lets go of what the GPU is through with. Whether there is more.
     fn bury(&mut self) -> bool {
-        let Ok(reached) = self.semaphore.reached(self.gpu.functions()) else {
+        let reached = self.semaphore.reached(self.gpu.functions()).ok().filter(|_| !self.gpu.is_lost());
+        let Some(reached) = reached else {
             // The device is lost, and what becomes of the rest nobody knows.
             self.semaphore.forget();
             std::mem::take(&mut self.flight).into_iter().for_each(InFlight::leak);
@@ -149,6 +155,8 @@ pub(super) struct Pump {
     rung: AtomicBool,
     /// How long it asks without pause at most, nanoseconds.
     window: AtomicU64,
+    /// Its processor is this one, and whoever waits for any of several does so without sleeping.
+    emulated: bool,
     /// Rings in the driver.
     device: ash::Device,
     driver_bell: vk::Semaphore,
@@ -190,6 +198,7 @@ impl Pump {
             bell: Condvar::new(),
             rung: AtomicBool::new(false),
             window: AtomicU64::new(window.as_nanos() as u64),
+            emulated,
             device: device.clone(),
             driver_bell,
             gpu: OnceLock::new(),
@@ -289,7 +298,7 @@ impl Pump {
 
     fn run(&self) {
         wake_on_time();
-        let sleeps_in_driver = self.can_wait_for_any();
+        let sleeps_in_driver = !self.emulated && self.can_wait_for_any();
         let mut list: Vec<Watched> = Vec::new();
         let mut retired: Vec<Retired> = Vec::new();
         let mut pace = Pace::default();

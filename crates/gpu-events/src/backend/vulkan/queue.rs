@@ -71,8 +71,6 @@ pub(super) struct Queue {
     /// Pieces of work and recordings that are gathered. Beside the lock, so that the pump need not take that.
     pieces: AtomicU64,
     watch: Mutex<Watch>,
-    /// Gates that were given to the driver.
-    closed_gates: Mutex<Vec<Weak<DriverGate>>>,
     _keep_alive: Option<Kept>,
 }
 
@@ -125,6 +123,11 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
+    /// Nothing but a position.
+    pub(super) fn until(end: u64) -> Self {
+        Self { end, signals: vec![end], stamps: Vec::new(), kept: Vec::new(), _waits: Vec::new() }
+    }
+
     /// Nobody knows what the GPU does with it.
     pub(super) fn leak(self) {
         self._waits.iter().for_each(|semaphore| semaphore.forget());
@@ -215,7 +218,6 @@ impl Queue {
             submitted: AtomicU64::new(0),
             pieces: AtomicU64::new(0),
             watch: Mutex::default(),
-            closed_gates: Mutex::default(),
             _keep_alive: keep_alive,
         })?;
         let erased: Arc<Lane> = lane;
@@ -288,14 +290,6 @@ impl Queue {
         done
     }
 
-    /// Whether the driver waits for the host on this stream's behalf.
-    fn waits_for_host(&self) -> bool {
-        let mut gates = lock(&self.closed_gates);
-        // Relaxed: one that is about to open still counts.
-        gates.retain(|gate| gate.upgrade().is_some_and(|gate| !gate.open.load(Ordering::Relaxed)));
-        !gates.is_empty()
-    }
-
     /// How many batches are on their way.
     fn in_flight(&self) -> usize {
         let known = lock(&self.flight).len();
@@ -361,7 +355,8 @@ impl Queue {
             // Relaxed: whoever gathers counts before it looks, under this lock, whether the lane is listed.
             let gathered = self.pieces.load(Ordering::Relaxed) > 0;
             let dry = gathered && in_flight < BUSY && (news || in_flight == 0);
-            let over = watch.positions.is_empty() && (in_flight == 0 || !(gathered || uses));
+            let more = in_flight > 0 && (gathered || uses) && !self.gpu.is_lost();
+            let over = watch.positions.is_empty() && !more;
             watch.listed = !over;
             (dry, over)
         };
@@ -537,8 +532,7 @@ impl Queue {
             self.submitted.store(before, Ordering::Release);
             return Err(self.gpu.refused("vkQueueSubmit", code));
         }
-        let (signals, stamps, kept, _waits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut batch = InFlight { end, signals, stamps, kept, _waits };
+        let mut batch = InFlight { signals: Vec::new(), ..InFlight::until(end) };
         for part in parts {
             batch.signals.extend((part.last != 0).then_some(part.last));
             batch.kept.extend(part.kept);
@@ -628,7 +622,7 @@ impl BackendStream for Queue {
             return Ok(Waited::Unsupported);
         }
         let (semaphore, value) = if let Some(queue) =
-            source.backend::<Self>().filter(|it| it.gpu.is(&self.gpu) && !it.waits_for_host())
+            source.backend::<Self>().filter(|it| it.gpu.is(&self.gpu) && !it.port.waits_for_host())
         {
             queue.point(source.position())
         } else if let Some(foreign) =
@@ -652,7 +646,7 @@ impl BackendStream for Queue {
             gate.semaphore.raise(gate.value());
             self.insert(gate.semaphore.clone(), gate.value());
             let gate = Arc::new(gate);
-            lock(&self.closed_gates).push(Arc::downgrade(&gate));
+            self.port.gate(&gate);
             return Ok(gate);
         }
         let mut gathered = lock(&self.gathered);
@@ -688,7 +682,15 @@ impl BackendStream for Queue {
             // Relaxed: a count, and of this thread's.
             self.pieces.store(0, Ordering::Relaxed);
         }
-        let submitted = self.submit(&lane, ready)?;
+        let submitted = match self.submit(&lane, ready) {
+            Ok(submitted) => submitted,
+            Err(error) => {
+                // Before the core has failed the stream, somebody may record on: what comes after the loss must not make
+                // it look complete.
+                drop(self.give_up_from(0, error.clone()));
+                return Err(error);
+            }
+        };
         Ok(if everything { Flushed::All } else { Flushed::UpTo(submitted) })
     }
 
@@ -806,13 +808,18 @@ impl Gate for VulkanGate {
 /// A gate in an adopted queue, where the user's own submissions have to be held back as well: a semaphore that the host
 /// signals.
 #[derive(Debug)]
-struct DriverGate {
+pub(super) struct DriverGate {
     gpu: Arc<Gpu>,
     semaphore: Arc<Semaphore>,
     open: AtomicBool,
 }
 
 impl DriverGate {
+    pub(super) fn is_open(&self) -> bool {
+        // Relaxed: one that is about to open still counts as closed.
+        self.open.load(Ordering::Relaxed)
+    }
+
     fn value(&self) -> u64 {
         self.semaphore.value(1)
     }
