@@ -19,6 +19,9 @@ mod latency;
 #[cfg(all(feature = "cuda", unix))]
 mod measure;
 #[cfg(all(feature = "cuda", unix))]
+#[path = "../measuring/mod.rs"]
+mod measuring;
+#[cfg(all(feature = "cuda", unix))]
 mod waits;
 
 #[cfg(all(feature = "cuda", unix))]

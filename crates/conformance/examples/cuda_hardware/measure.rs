@@ -1,19 +1,19 @@
-//! What all sub-commands share: the raw driver, taking turns, tables, and a watchdog.
+//! What all sub-commands share: the raw driver, and tables.
 
+use crate::measuring::{self, lock, take_turns};
+pub(crate) use crate::measuring::{Entry, Summary, failed, nanos, reach, sleep, spinning, step};
 use cudarc::driver::sys;
 use gpu_events::{
-    Error, ErrorKind, Event, Result, Signal, Stream, WaitOptions, WaitStrategy,
+    Result, Signal, Stream,
     cuda::{self, Api, RawContext, RawEvent, RawStream},
 };
 use gpu_events_conformance::cuda::Kernels;
 use std::{
-    fmt::Display,
     hint, ptr,
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -25,25 +25,16 @@ pub(crate) const BLOCKING: u32 = 1 | UNTIMED;
 /// Greater than everything that is ever waited for, as the driver compares: it takes the difference as signed.
 const OPEN_TO_ALL: u64 = i64::MAX as u64;
 
-/// No step takes longer, or something stands still.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 static GATES: Mutex<Vec<&'static AtomicU64>> = Mutex::new(Vec::new());
-static STEP: Mutex<Option<(Instant, String)>> = Mutex::new(None);
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Opens every gate there is, for the end of the process.
 pub(crate) fn open_all() {
     // Release: as any gate.
     lock(&GATES).iter().for_each(|gate| gate.store(OPEN_TO_ALL, Ordering::Release));
 }
 
-#[expect(clippy::disallowed_methods, reason = "a measurement on hardware takes the time that it takes")]
-pub(crate) fn sleep(time: Duration) {
-    thread::sleep(time);
+/// `Ok` for what CUDA calls success.
+pub(crate) fn check(call: &str, code: u32) -> Result<()> {
+    if code == 0 { Ok(()) } else { Err(failed(format_args!("{call} answered {code}"))) }
 }
 
 /// Uses up time, without a system call that would let the core go to sleep.
@@ -52,38 +43,6 @@ pub(crate) fn idle(time: Duration) {
     while begun.elapsed() < time {
         hint::spin_loop();
     }
-}
-
-fn watch() {
-    loop {
-        sleep(Duration::from_millis(20));
-        let late = lock(&STEP).as_ref().filter(|(until, _)| Instant::now() > *until).map(|it| it.1.clone());
-        if let Some(step) = late {
-            eprintln!("FAILED: {step}: stood still; all gates are opened");
-            open_all();
-            sleep(Duration::from_millis(500));
-            // SAFETY: ends the process at once; the driver's own clean-up might wait for ever.
-            unsafe { libc::_exit(3) };
-        }
-    }
-}
-
-/// One step: its failure names it, and if it stands still the process ends.
-pub(crate) fn step<T>(name: impl Display, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    let name = name.to_string();
-    let outer = lock(&STEP).replace((Instant::now() + PATIENCE, name.clone()));
-    let done = call();
-    *lock(&STEP) = outer.map(|(_, name)| (Instant::now() + PATIENCE, name));
-    done.map_err(|error| Error::with_text(error.kind(), format!("{name}: {error}")))
-}
-
-pub(crate) fn failed(text: impl Display) -> Error {
-    Error::with_text(ErrorKind::Driver, text.to_string())
-}
-
-/// `Ok` for what CUDA calls success.
-pub(crate) fn check(call: &str, code: u32) -> Result<()> {
-    if code == 0 { Ok(()) } else { Err(failed(format_args!("{call} answered {code}"))) }
 }
 
 /// A handle of the driver's, for threads.
@@ -198,8 +157,7 @@ unsafe impl Sync for Bench {}
 
 impl Bench {
     pub(crate) fn new() -> Result<Self> {
-        let watchdog = thread::Builder::new().name("watchdog".into()).spawn(watch);
-        watchdog.map_err(|error| failed(format_args!("no thread for the watchdog: {error}")))?;
+        measuring::watch(open_all)?;
         let bench = step("opening the GPU", || {
             let api = cuda::system_api()?;
             let device = cuda::open(0, Signal::Cheap)?;
@@ -319,96 +277,21 @@ impl Bench {
     }
 }
 
-pub(crate) fn spinning() -> WaitOptions {
-    WaitOptions::new().strategy(WaitStrategy::Spin)
-}
-
 /// Waits until a stream of ours has nothing to do.
 pub(crate) fn drain(stream: &Stream) -> Result<()> {
     stream.synchronize_with(&spinning()).map(drop)
 }
 
-/// Waits for an event without sleeping.
-pub(crate) fn reach(event: &Event) -> Result<()> {
-    event.wait_with(&spinning()).map(drop)
-}
-
-/// Nanoseconds since.
-#[inline]
-pub(crate) fn nanos(since: Instant) -> f64 {
-    since.elapsed().as_nanos() as f64
-}
-
-/// What a heap of samples comes to.
-#[derive(Clone, Copy)]
-pub(crate) struct Summary {
-    pub(crate) count: usize,
-    pub(crate) least: f64,
-    pub(crate) median: f64,
-    pub(crate) p99: f64,
-    pub(crate) most: f64,
-}
-
-impl Summary {
-    pub(crate) fn of(samples: &[f64]) -> Result<Self> {
-        let mut sorted = samples.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let rank = (share * sorted.len() as f64).ceil() as usize;
-            sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
-        };
-        let (Some(least), Some(median), Some(p99), Some(most)) = (at(0.0), at(0.5), at(0.99), at(1.0)) else {
-            return Err(failed("nothing was measured"));
-        };
-        Ok(Self { count: sorted.len(), least, median, p99, most })
-    }
-}
-
-/// One of the things that take turns: a round sets up, measures, cleans up, and returns what it measured.
-pub(crate) struct Entry<'a> {
-    name: String,
-    round: Box<dyn FnMut() -> Result<f64> + 'a>,
-}
-
-impl<'a> Entry<'a> {
-    pub(crate) fn new(name: impl Into<String>, round: impl FnMut() -> Result<f64> + 'a) -> Self {
-        Self { name: name.into(), round: Box::new(round) }
-    }
-}
-
-/// So many rounds of each, A B C, B C A, C A B …, after a tenth as many that don't count. Prints the table.
+/// So many rounds of each, in turn. Prints the table.
 pub(crate) fn in_turn(
     title: &str,
     unit: &str,
     rounds: usize,
     entries: Vec<Entry<'_>>,
 ) -> Result<Vec<Summary>> {
-    let mut entries = entries;
-    let mut samples = vec![Vec::with_capacity(rounds); entries.len()];
-    let count = entries.len();
-    let idle_rounds = rounds / 10 + 1;
-    step(title, || {
-        for round in 0..idle_rounds + rounds {
-            for turn in 0..count {
-                let index = (round + turn) % count;
-                let entry = &mut entries[index];
-                let sample = (entry.round)()
-                    .map_err(|error| Error::with_text(error.kind(), format!("{}: {error}", entry.name)))?;
-                if round >= idle_rounds {
-                    samples[index].push(sample);
-                }
-            }
-            // Still alive.
-            if let Some((until, _)) = &mut *lock(&STEP) {
-                *until = Instant::now() + PATIENCE;
-            }
-        }
-        Ok(())
-    })?;
-    let summaries = samples.iter().map(|its| Summary::of(its)).collect::<Result<Vec<_>>>()?;
-    let rows: Vec<_> = entries.iter().map(|it| it.name.clone()).zip(summaries.iter().copied()).collect();
+    let rows = take_turns(title, rounds, entries)?;
     table(title, unit, &rows);
-    Ok(summaries)
+    Ok(rows.into_iter().map(|(_, summary)| summary).collect())
 }
 
 pub(crate) fn table(title: &str, unit: &str, rows: &[(String, Summary)]) {
