@@ -38,8 +38,16 @@ fn text(backends: &[BackendListing]) -> String {
 }
 
 fn describe(text: &mut String, device: &DeviceInfo) {
-    let Capabilities { timed, queue_depth, batch_bound, native_waits, gates, failure_is_per_stream, .. } =
-        &device.capabilities;
+    let Capabilities {
+        timed,
+        queue_depth,
+        batch_bound,
+        native_waits,
+        native_on_request,
+        gates,
+        failure_is_per_stream,
+        ..
+    } = &device.capabilities;
     line(text, format_args!("{}  {}", style(&device.name).bold().green(), device.description));
     let mut fact = |name: &str, value: &str| line(text, format_args!("  {name:<14}  {value}"));
     let clock = &device.clock;
@@ -52,6 +60,9 @@ fn describe(text: &mut String, device: &DeviceInfo) {
     let batch = |bound| format!("in batches of at most {} recordings", units::count(bound));
     fact("submits", &batch_bound.map_or("at once".into(), batch));
     fact("native waits", &if native_waits.is_empty() { "none".into() } else { native_waits.join(", ") });
+    if !native_on_request.is_empty() {
+        fact("  on request", &native_on_request.join(", "));
+    }
     fact("gates", &gates_text(*gates));
     fact("a failure ends", if *failure_is_per_stream { "its stream" } else { "the device" });
     text.push('\n');
@@ -101,6 +112,7 @@ struct JsonCapabilities<'a> {
     queue_depth: Option<u64>,
     batch_bound: Option<u64>,
     native_waits: &'a [&'static str],
+    native_on_request: &'a [&'static str],
     gates: &'static str,
     gates_limit: Option<u32>,
     failure_is_per_stream: bool,
@@ -150,6 +162,7 @@ impl<'a> JsonDevice<'a> {
                 queue_depth: capabilities.queue_depth,
                 batch_bound: capabilities.batch_bound,
                 native_waits: capabilities.native_waits,
+                native_on_request: capabilities.native_on_request,
                 gates,
                 gates_limit,
                 failure_is_per_stream: capabilities.failure_is_per_stream,

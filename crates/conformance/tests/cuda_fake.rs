@@ -7,10 +7,10 @@
 mod stress;
 
 use gpu_events::{
-    Device, Error, ErrorKind, Event, Result, Signal, Status, Stream, StreamOptions, WaitAny, WaitOptions,
-    WaitOutcome, WaitStrategy, WhenFull,
+    Device, Error, ErrorKind, Event, ForeignWaits, Result, Signal, Status, Stream, StreamOptions, StreamWait,
+    WaitAny, WaitOptions, WaitOutcome, WaitStrategy, WhenFull,
     cuda::{self, RawStream, SharedEvent},
-    wait_any,
+    vulkan, wait_any,
 };
 use gpu_events_conformance::{
     CudaSubject,
@@ -817,4 +817,26 @@ fn nobody_asks_about_a_stream_that_is_captured() {
     assert!(fake::end_capture(raw).is_ok(), "the capture was broken");
     flag.open();
     assert!(told.recv_timeout(BOUND).expect("a callback"));
+}
+
+/// A driver that shares no semaphores with Vulkan's says so, and streams wait for each other at gates.
+#[test]
+fn native_waits_that_there_are_none_of_are_gates() {
+    let gpu = Gpu::new(Signal::Cheap);
+    assert!(gpu.device.capabilities().native_on_request.is_empty());
+    // Where there is a Vulkan device to try it with; of a CPU's, as a rule.
+    let Ok(shared) = Device::open("vulkan") else { return };
+    let options = StreamOptions::new().foreign_waits(ForeignWaits::Native);
+    let stream = |device: &Device| device.create_stream_with(&options).expect("a stream");
+    let (first, between, last) = (stream(&gpu.device), stream(&shared), stream(&gpu.device));
+    let flag = held(&first);
+    for (waiter, source) in [(&between, &first), (&last, &between)] {
+        let event = source.record().expect("a recording");
+        assert_eq!(waiter.wait(&event).expect("a wait"), StreamWait::Gated);
+    }
+    let event = last.record().expect("a recording");
+    assert_eq!(event.status(), Status::Pending);
+    flag.open();
+    complete(&event);
+    assert_eq!(vulkan::bridges(&shared).expect("a Vulkan device"), 0);
 }

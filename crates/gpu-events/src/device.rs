@@ -90,6 +90,9 @@ pub struct Capabilities {
     pub batch_bound: Option<u64>,
     /// The backends whose events a stream waits for without the host's help (R6).
     pub native_waits: &'static [&'static str],
+    /// The backends whose events a stream waits for without the host if it is asked to, by
+    /// [`StreamOptions::foreign_waits`]. `native_waits` is what it does by itself.
+    pub native_on_request: &'static [&'static str],
     /// How a stream waits for what it can't wait for natively.
     pub gates: Gates,
     /// A failure takes only the stream with it, and not the whole device.

@@ -99,7 +99,7 @@ pub use future::Completion;
 pub use host::HostSignal;
 pub use pool::{EventPool, PoolStatistics};
 pub use stall::{StallChain, StallEnd, StallReport, StallWait, Stalled};
-pub use stream::{Signal, Stream, StreamGuard, StreamId, StreamOptions, StreamWait, WhenFull};
+pub use stream::{ForeignWaits, Signal, Stream, StreamGuard, StreamId, StreamOptions, StreamWait, WhenFull};
 pub use table::EventTable;
 pub use time::{Clock, ClockId, Correlation, Elapsed, Timestamp};
 pub use wait::{WaitAny, WaitOptions, WaitOutcome, WaitStrategy, wait_all, wait_any};

@@ -50,6 +50,26 @@ pub enum Signal {
     Prompt,
 }
 
+/// How a stream waits for events of another backend's that drives the same GPU, where both ways are there: CUDA's and Vulkan's
+/// streams have the choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForeignWaits {
+    /// In the way that is faster as far as is known. The default. Between CUDA and Vulkan that is a gate of the host's: a
+    /// hand-over on the device takes 320 to 350 µs on an H100.
+    #[default]
+    Fastest,
+    /// On the device wherever the drivers can, with no thread of the host in between:
+    /// [`Capabilities::native_on_request`](crate::Capabilities::native_on_request) says for whose events. It is still a gate
+    /// where that is not safe or not exact: while what is waited for has not been submitted; while any stream of CUDA's waits
+    /// at a gate, because a stream that the driver puts behind that one would take a Vulkan queue with it, which others
+    /// share; and while too many such waits are pending.
+    ///
+    /// Either driver lets the other's waits go when its own device is lost, as far as the other one still works. A wait for a
+    /// stream on an adopted queue also waits for what its owner has submitted there meanwhile.
+    Native,
+}
+
 /// How a stream is to be. The default has no label, the device's own queue depth, and blocks when that is reached.
 #[derive(Clone, Debug, Default)]
 pub struct StreamOptions {
@@ -58,6 +78,7 @@ pub struct StreamOptions {
     pub(crate) batch_bound: Option<u64>,
     pub(crate) when_full: WhenFull,
     pub(crate) signal: Option<Signal>,
+    pub(crate) foreign_waits: ForeignWaits,
 }
 
 impl StreamOptions {
@@ -97,6 +118,17 @@ impl StreamOptions {
     pub fn signal(mut self, signal: Signal) -> Self {
         self.signal = Some(signal);
         self
+    }
+
+    /// How the stream waits for events of another backend's on the same GPU.
+    pub fn foreign_waits(mut self, foreign_waits: ForeignWaits) -> Self {
+        self.foreign_waits = foreign_waits;
+        self
+    }
+
+    /// The way of waiting for other backends' events that was asked for. For backends.
+    pub fn requested_foreign_waits(&self) -> ForeignWaits {
+        self.foreign_waits
     }
 
     /// The way of making completion known that was asked for. For backends.

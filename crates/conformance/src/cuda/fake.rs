@@ -685,6 +685,11 @@ pub fn api() -> &'static Api {
         mem_host_get_device_pointer,
         ipc_get_event_handle,
         ipc_open_event_handle,
+        device_get_uuid: None,
+        import_external_semaphore: None,
+        destroy_external_semaphore: None,
+        signal_external_semaphores: None,
+        wait_external_semaphores: None,
     })
 }
 

@@ -11,6 +11,8 @@ mod ipc;
 mod stress;
 mod support;
 mod trial;
+#[cfg(unix)]
+mod vulkan;
 
 use gpu_events::Signal;
 use gpu_events_conformance::{CudaSubject, Filter, Outcome, Subject, run};
@@ -48,6 +50,16 @@ const TRIALS: &[Row] = &[
     ("ipc::exporter_dies", ipc::exporter_dies, SHORT),
     ("ipc::made_up_handle", ipc::made_up_handle, SHORT),
     ("exit::with_pending_work", exit::with_pending_work, SHORT),
+    #[cfg(unix)]
+    ("vulkan::both_ways", vulkan::both_ways, SHORT),
+    #[cfg(unix)]
+    ("vulkan::exact", vulkan::exact, SHORT),
+    #[cfg(unix)]
+    ("vulkan::gated_source", vulkan::gated_source, SHORT),
+    #[cfg(unix)]
+    ("vulkan::ping_pong", vulkan::ping_pong, LONG),
+    #[cfg(unix)]
+    ("vulkan::fault", vulkan::fault, SHORT),
 ];
 
 fn both_modes() {
@@ -76,13 +88,25 @@ fn main() -> ExitCode {
     let required = trial::is_required("cuda");
     let trials = TRIALS.iter().map(|(name, _, limit)| {
         let missing = missing.clone();
-        Trial::ignorable_test(*name, move || match missing {
+        let required =
+            required && (missing.is_some() || !name.starts_with("vulkan::") || trial::is_required("vulkan"));
+        Trial::ignorable_test(*name, move || match missing.or_else(|| also_missing(name)) {
             None => trial::in_a_process(name, *limit).map(|()| Completion::Completed),
-            Some(why) if required => Err(Failed::from(format!("GPU_EVENTS_REQUIRE asks for CUDA: {why}"))),
+            Some(why) if required => Err(Failed::from(format!("GPU_EVENTS_REQUIRE asks for it: {why}"))),
             Some(why) => Ok(Completion::ignored_with(why)),
         })
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Why there is nothing to test this trial on, though there is a GPU of CUDA's.
+fn also_missing(name: &str) -> Option<String> {
+    #[cfg(unix)]
+    if name.starts_with("vulkan::") {
+        return vulkan::missing();
+    }
+    let _ = name;
+    None
 }
 
 /// The conformance suite, or as much of it as `GPU_EVENTS_CASES` names.

@@ -25,6 +25,10 @@ pub(crate) fn is_required(backend: &str) -> bool {
 pub(crate) fn command(role: &str) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command.env(ROLE, role);
+    if role.starts_with("vulkan::") {
+        // Streams that share a connection are in each other's way, which is not what those trials are about.
+        command.env("CUDA_DEVICE_MAX_CONNECTIONS", "32");
+    }
     Ok(command)
 }
 

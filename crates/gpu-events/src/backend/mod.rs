@@ -23,6 +23,9 @@ pub mod cuda;
 pub mod metal;
 
 #[cfg(all(any(feature = "cuda", feature = "vulkan"), not(gpu_events_loom)))]
+#[cfg_attr(not(all(feature = "cuda", feature = "vulkan", unix)), path = "interop_off.rs")]
+mod interop;
+#[cfg(all(any(feature = "cuda", feature = "vulkan"), not(gpu_events_loom)))]
 mod pace;
 #[cfg(all(any(feature = "cuda", feature = "vulkan"), not(gpu_events_loom)))]
 mod reaper;

@@ -60,6 +60,7 @@ impl Backend for CpuBackend {
             // A strand parks on any timeline at all, those of backends that are not of this crate included; what the
             // host has to open is held back in the strand's own queue, and nothing else.
             native_waits: &["cpu", "metal", "cuda", "vulkan"],
+            native_on_request: &[],
             gates: Gates::Owned,
             failure_is_per_stream: true,
         };

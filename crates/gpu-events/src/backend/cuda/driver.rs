@@ -20,6 +20,8 @@ pub type RawContext = *mut c_void;
 pub type RawStream = *mut c_void;
 /// A `CUevent`.
 pub type RawEvent = *mut c_void;
+/// A `CUexternalSemaphore`.
+pub type RawExternalSemaphore = *mut c_void;
 /// A `CUdeviceptr`.
 pub type DevicePointer = u64;
 
@@ -56,8 +58,80 @@ pub struct RawIpcHandle {
     pub reserved: [u8; 64],
 }
 
+/// A `CUuuid`.
+pub type RawUuid = [u8; 16];
+
+/// `CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_TIMELINE_SEMAPHORE_FD`.
+#[cfg(all(feature = "vulkan", unix))]
+pub(super) const TIMELINE_SEMAPHORE_FD: c_uint = 9;
+
+/// A `CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC`, for a handle that is a file descriptor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SemaphoreHandleDescription {
+    /// A `CUexternalSemaphoreHandleType`.
+    pub kind: c_uint,
+    /// The handle: a union, of which this is one.
+    pub handle: SemaphoreFd,
+    /// None are known.
+    pub flags: c_uint,
+    /// Zero.
+    pub reserved: [c_uint; 16],
+}
+
+/// The part of a [`SemaphoreHandleDescription`] that is a union, the largest of whose other parts are two pointers.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct SemaphoreFd {
+    /// The file descriptor.
+    pub fd: c_int,
+    /// Other parts' room.
+    pub unused: [c_uint; 3],
+}
+
+/// A `CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS` or `…_WAIT_PARAMS`, which are alike for a semaphore that is a number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SemaphoreParameters {
+    /// The value to signal, or to wait for: `params.fence.value`.
+    pub value: u64,
+    /// What other kinds of semaphores want, and room: zero.
+    pub others: [c_uint; 16],
+    /// None.
+    pub flags: c_uint,
+    /// Zero.
+    pub reserved: [c_uint; 16],
+}
+
+// As CUDA's header has them, on every target with 64 bits.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(size_of::<SemaphoreHandleDescription>() == 96);
+    assert!(std::mem::offset_of!(SemaphoreHandleDescription, handle) == 8);
+    assert!(std::mem::offset_of!(SemaphoreHandleDescription, flags) == 24);
+    assert!(size_of::<SemaphoreParameters>() == 144);
+    assert!(std::mem::offset_of!(SemaphoreParameters, flags) == 72);
+};
+
+#[cfg(all(feature = "vulkan", unix))]
+impl SemaphoreHandleDescription {
+    pub(super) fn of_fd(kind: c_uint, fd: c_int) -> Self {
+        Self { kind, handle: SemaphoreFd { fd, unused: [0; 3] }, flags: 0, reserved: [0; 16] }
+    }
+}
+
+#[cfg(all(feature = "vulkan", unix))]
+impl SemaphoreParameters {
+    pub(super) fn of_value(value: u64) -> Self {
+        Self { value, others: [0; 16], flags: 0, reserved: [0; 16] }
+    }
+}
+
 macro_rules! table {
-    ($($(#[$doc:meta])* $field:ident = $symbol:literal ($($argument:ty),*);)*) => {
+    (
+        required { $($(#[$doc:meta])* $field:ident = $symbol:literal ($($argument:ty),*);)* }
+        optional { $($extra:ident = $its_symbol:literal ($($its_argument:ty),*);)* }
+    ) => {
         /// The functions of CUDA's driver that this backend calls, under their own names and with their own meaning.
         ///
         /// For those who stand in front of the driver or in its place: a simulator, a tracer. See
@@ -66,6 +140,10 @@ macro_rules! table {
         #[derive(Clone, Copy)]
         pub struct Api {
             $($(#[$doc])* #[doc = concat!("`", $symbol, "`.")] pub $field: unsafe extern "system" fn($($argument),*) -> Code,)*
+            $(
+                #[doc = concat!("`", $its_symbol, "`, if there is that: the backend does without.")]
+                pub $extra: Option<unsafe extern "system" fn($($its_argument),*) -> Code>,
+            )*
         }
 
         impl Api {
@@ -84,6 +162,11 @@ macro_rules! table {
                         // states.
                         unsafe { std::mem::transmute::<*const c_void, unsafe extern "system" fn($($argument),*) -> Code>(found) }
                     },)*
+                    $($extra: {
+                        let found = find($its_symbol);
+                        // SAFETY: null, which is `None`, or as above.
+                        unsafe { std::mem::transmute::<*const c_void, Option<unsafe extern "system" fn($($its_argument),*) -> Code>>(found) }
+                    },)*
                 })
             }
         }
@@ -91,36 +174,50 @@ macro_rules! table {
 }
 
 table! {
-    init = "cuInit"(c_uint);
-    driver_get_version = "cuDriverGetVersion"(*mut c_int);
-    get_error_name = "cuGetErrorName"(Code, *mut *const c_char);
-    get_error_string = "cuGetErrorString"(Code, *mut *const c_char);
-    device_get_count = "cuDeviceGetCount"(*mut c_int);
-    device_get = "cuDeviceGet"(*mut c_int, c_int);
-    device_get_name = "cuDeviceGetName"(*mut c_char, c_int, c_int);
-    primary_ctx_retain = "cuDevicePrimaryCtxRetain"(*mut RawContext, c_int);
-    ctx_get_current = "cuCtxGetCurrent"(*mut RawContext);
-    ctx_push_current = "cuCtxPushCurrent_v2"(RawContext);
-    ctx_pop_current = "cuCtxPopCurrent_v2"(*mut RawContext);
-    thread_exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(*mut c_int);
-    stream_create = "cuStreamCreate"(*mut RawStream, c_uint);
-    stream_destroy = "cuStreamDestroy_v2"(RawStream);
-    stream_query = "cuStreamQuery"(RawStream);
-    stream_get_ctx = "cuStreamGetCtx"(RawStream, *mut RawContext);
-    stream_is_capturing = "cuStreamIsCapturing"(RawStream, *mut c_int);
-    stream_wait_event = "cuStreamWaitEvent"(RawStream, RawEvent, c_uint);
-    stream_write_value = "cuStreamWriteValue64_v2"(RawStream, DevicePointer, u64, c_uint);
-    stream_wait_value = "cuStreamWaitValue64_v2"(RawStream, DevicePointer, u64, c_uint);
-    event_create = "cuEventCreate"(*mut RawEvent, c_uint);
-    event_destroy = "cuEventDestroy_v2"(RawEvent);
-    event_record = "cuEventRecord"(RawEvent, RawStream);
-    event_record_with_flags = "cuEventRecordWithFlags"(RawEvent, RawStream, c_uint);
-    event_query = "cuEventQuery"(RawEvent);
-    event_elapsed_time = "cuEventElapsedTime"(*mut f32, RawEvent, RawEvent);
-    mem_host_alloc = "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
-    mem_host_get_device_pointer = "cuMemHostGetDevicePointer_v2"(*mut DevicePointer, *mut c_void, c_uint);
-    ipc_get_event_handle = "cuIpcGetEventHandle"(*mut RawIpcHandle, RawEvent);
-    ipc_open_event_handle = "cuIpcOpenEventHandle"(*mut RawEvent, RawIpcHandle);
+    required {
+        init = "cuInit"(c_uint);
+        driver_get_version = "cuDriverGetVersion"(*mut c_int);
+        get_error_name = "cuGetErrorName"(Code, *mut *const c_char);
+        get_error_string = "cuGetErrorString"(Code, *mut *const c_char);
+        device_get_count = "cuDeviceGetCount"(*mut c_int);
+        device_get = "cuDeviceGet"(*mut c_int, c_int);
+        device_get_name = "cuDeviceGetName"(*mut c_char, c_int, c_int);
+        primary_ctx_retain = "cuDevicePrimaryCtxRetain"(*mut RawContext, c_int);
+        ctx_get_current = "cuCtxGetCurrent"(*mut RawContext);
+        ctx_push_current = "cuCtxPushCurrent_v2"(RawContext);
+        ctx_pop_current = "cuCtxPopCurrent_v2"(*mut RawContext);
+        thread_exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(*mut c_int);
+        stream_create = "cuStreamCreate"(*mut RawStream, c_uint);
+        stream_destroy = "cuStreamDestroy_v2"(RawStream);
+        stream_query = "cuStreamQuery"(RawStream);
+        stream_get_ctx = "cuStreamGetCtx"(RawStream, *mut RawContext);
+        stream_is_capturing = "cuStreamIsCapturing"(RawStream, *mut c_int);
+        stream_wait_event = "cuStreamWaitEvent"(RawStream, RawEvent, c_uint);
+        stream_write_value = "cuStreamWriteValue64_v2"(RawStream, DevicePointer, u64, c_uint);
+        stream_wait_value = "cuStreamWaitValue64_v2"(RawStream, DevicePointer, u64, c_uint);
+        event_create = "cuEventCreate"(*mut RawEvent, c_uint);
+        event_destroy = "cuEventDestroy_v2"(RawEvent);
+        event_record = "cuEventRecord"(RawEvent, RawStream);
+        event_record_with_flags = "cuEventRecordWithFlags"(RawEvent, RawStream, c_uint);
+        event_query = "cuEventQuery"(RawEvent);
+        event_elapsed_time = "cuEventElapsedTime"(*mut f32, RawEvent, RawEvent);
+        mem_host_alloc = "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
+        mem_host_get_device_pointer = "cuMemHostGetDevicePointer_v2"(*mut DevicePointer, *mut c_void, c_uint);
+        ipc_get_event_handle = "cuIpcGetEventHandle"(*mut RawIpcHandle, RawEvent);
+        ipc_open_event_handle = "cuIpcOpenEventHandle"(*mut RawEvent, RawIpcHandle);
+    }
+    optional {
+        device_get_uuid = "cuDeviceGetUuid_v2"(*mut RawUuid, c_int);
+        import_external_semaphore =
+            "cuImportExternalSemaphore"(*mut RawExternalSemaphore, *const SemaphoreHandleDescription);
+        destroy_external_semaphore = "cuDestroyExternalSemaphore"(RawExternalSemaphore);
+        signal_external_semaphores = "cuSignalExternalSemaphoresAsync"(
+            *const RawExternalSemaphore, *const SemaphoreParameters, c_uint, RawStream
+        );
+        wait_external_semaphores = "cuWaitExternalSemaphoresAsync"(
+            *const RawExternalSemaphore, *const SemaphoreParameters, c_uint, RawStream
+        );
+    }
 }
 
 fn unavailable(text: impl Into<String>) -> Error {

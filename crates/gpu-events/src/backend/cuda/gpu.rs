@@ -3,16 +3,16 @@
 use super::{
     clock::GpuClock,
     driver::{
-        Api, CAPTURE_MODE_RELAXED, DevicePointer, EVENT_DISABLE_TIMING, HOST_ALLOC_DEVICEMAP,
-        HOST_ALLOC_PORTABLE, RawContext, RawEvent, RawStream, STREAM_NON_BLOCKING, SUCCESS, WAIT_VALUE_GEQ,
-        WRITE_VALUE_DEFAULT, is_fault,
+        Api, CAPTURE_MODE_RELAXED, Code, DevicePointer, EVENT_DISABLE_TIMING, HOST_ALLOC_DEVICEMAP,
+        HOST_ALLOC_PORTABLE, RawContext, RawEvent, RawStream, RawUuid, STREAM_NON_BLOCKING, SUCCESS,
+        WAIT_VALUE_GEQ, WRITE_VALUE_DEFAULT, is_fault,
     },
     pump::Pump,
     queue::Queue,
 };
 use crate::{
     backend::{
-        Lane, defer,
+        Lane, defer, interop,
         reaper::{KeepAlive, Reaper},
     },
     error::{Error, ErrorKind, Result},
@@ -44,10 +44,13 @@ const STREAMS: usize = 64;
 
 /// A GPU's primary context and what hangs on it. There is one for each GPU of the process, and it is never freed: making
 /// a context takes a tenth of a second, and at the end of a process others may still be using it.
-pub(super) struct Gpu {
+pub(in crate::backend) struct Gpu {
     pub(super) api: &'static Api,
     pub(super) context: RawContext,
     pub(super) name: String,
+    /// What other interfaces know it by, if the driver says.
+    #[cfg_attr(not(all(feature = "vulkan", unix)), expect(dead_code, reason = "there are none"))]
+    pub(in crate::backend) uuid: Option<RawUuid>,
     pub(super) pump: Pump,
     pub(super) clock: GpuClock,
     /// Gated streams with which others were seen to go on.
@@ -61,6 +64,8 @@ pub(super) struct Gpu {
     lanes: Mutex<Vec<Weak<Lane<Queue>>>>,
     fault: OnceLock<Error>,
     retired: Mutex<Vec<Retired>>,
+    /// What it is to signal for other interfaces.
+    pub(in crate::backend) bridges: interop::Bridged,
     /// Drops what the pump must not.
     reaper: Reaper,
 }
@@ -88,6 +93,8 @@ pub(super) struct Retired {
     pub(super) shared: Option<Handle>,
     /// A word, and the value that the GPU will have written to it last.
     pub(super) word: Option<(Slot, u64)>,
+    /// An imported semaphore, the stream of ours that signals it, and events behind the waits for it.
+    pub(super) semaphore: Option<(Handle, Handle, Vec<Handle>)>,
 }
 
 /// A word that host and GPU share, in a cache line of its own.
@@ -197,9 +204,15 @@ impl Gpu {
         let mut context = ptr::null_mut();
         // SAFETY: the call writes to `context` alone. Kept to the end of the process.
         api.check("cuDevicePrimaryCtxRetain", unsafe { (api.primary_ctx_retain)(&mut context, device) })?;
+        let mut uuid = [0; 16];
+        // SAFETY: the call writes to `uuid` alone.
+        let uuid =
+            api.device_get_uuid.filter(|get| unsafe { get(&mut uuid, device) } == SUCCESS).map(|_| uuid);
         let mut gpu = Self {
             api,
             context,
+            uuid,
+            bridges: interop::Bridged::default(),
             reaper: Reaper::new(&name),
             name,
             pump: Pump::new(),
@@ -409,7 +422,7 @@ impl Gpu {
     }
 
     /// Why the context is broken, if it is.
-    pub(super) fn broken(&self) -> Option<&Error> {
+    pub(in crate::backend) fn broken(&self) -> Option<&Error> {
         self.fault.get()
     }
 
@@ -425,7 +438,10 @@ impl Gpu {
         lanes.iter().for_each(|lane| lane.backend().collect_word());
         relay::batch(
             || lanes.iter().for_each(|lane| lane.fail(lane.completed() + 1, error.clone())),
-            || lanes.iter().for_each(|lane| lane.backend().let_go()),
+            || {
+                lanes.iter().for_each(|lane| lane.backend().let_go());
+                self.bridges.let_go();
+            },
         );
     }
 
@@ -445,7 +461,10 @@ impl Gpu {
             return;
         }
         // Kept for those who come next: to destroy them could take as long as what is on the GPU.
-        for retired in retired {
+        for mut retired in retired {
+            if let Some((semaphore, helper, waits)) = retired.semaphore.take() {
+                self.bury_semaphore(semaphore, helper, waits);
+            }
             if let Some((slot, last)) = retired.word {
                 lock(&self.slots).limbo.push((slot, last));
             }
@@ -456,6 +475,54 @@ impl Gpu {
                 unsafe { (self.api.event_destroy)(event.0) };
             }
         }
+    }
+
+    /// Destroys an imported semaphore, or keeps it for the next time if something still waits for it or signals it.
+    fn bury_semaphore(&self, semaphore: Handle, helper: Handle, mut waits: Vec<Handle>) {
+        waits.retain(|event| {
+            let reached = self.is_done(*event) == Ok(true);
+            if reached {
+                self.give_back(false, *event);
+            }
+            !reached
+        });
+        // SAFETY: the stream is ours.
+        let idle = || self.quietly(|| unsafe { (self.api.stream_query)(helper.0) }) == SUCCESS;
+        if !waits.is_empty() || !idle() {
+            return self
+                .retire(Retired { semaphore: Some((semaphore, helper, waits)), ..Retired::default() });
+        }
+        if let (Some(destroy), Ok(_entered)) = (self.api.destroy_external_semaphore, self.enter()) {
+            // SAFETY: nobody knows it any more, and all signals and waits are over.
+            unsafe { destroy(semaphore.0) };
+        }
+        lock(&self.streams).push(helper);
+    }
+
+    /// Makes a stream wait for a native event.
+    #[inline]
+    pub(super) fn have_wait_for_event(&self, stream: RawStream, event: Handle) -> Result<()> {
+        // SAFETY: both are there.
+        let code = unsafe { (self.api.stream_wait_event)(stream, event.0, 0) };
+        if code == SUCCESS { Ok(()) } else { Err(self.refused("cuStreamWaitEvent", code)) }
+    }
+
+    /// Makes a stream wait for a word to be this high.
+    pub(super) fn have_wait_for_word(&self, stream: RawStream, slot: Slot, value: u64) -> Result<()> {
+        // SAFETY: the word is pinned, aligned, and never given back.
+        let code = unsafe { (self.api.stream_wait_value)(stream, slot.pointer, value, WAIT_VALUE_GEQ) };
+        if code == SUCCESS { Ok(()) } else { Err(self.refused("cuStreamWaitValue64", code)) }
+    }
+
+    /// The error of a call that the driver refused where a lock may be held. If it says that the context is broken, the pump
+    /// tells the rest.
+    #[cold]
+    pub(super) fn refused(&self, call: &str, code: Code) -> Error {
+        let error = self.api.error(call, code);
+        if is_fault(code) {
+            self.pump.fault(error.clone());
+        }
+        error
     }
 
     /// Tries how many streams can wait for the host while another still goes on. They share the few connections that the

@@ -35,18 +35,23 @@ mod foreign;
 mod gpu;
 mod pump;
 mod queue;
+#[cfg(all(feature = "vulkan", unix))]
+mod semaphore;
 mod view;
 
 pub use driver::{
-    Api, Code, DevicePointer, LEGACY_STREAM, PER_THREAD_STREAM, RawContext, RawEvent, RawIpcHandle, RawStream,
+    Api, Code, DevicePointer, LEGACY_STREAM, PER_THREAD_STREAM, RawContext, RawEvent, RawExternalSemaphore,
+    RawIpcHandle, RawStream, RawUuid, SemaphoreFd, SemaphoreHandleDescription, SemaphoreParameters,
 };
 pub use foreign::{
     GraphNode, GraphRecording, IpcHandle, SharedEvent, import_event, open_shared, record_external,
     record_raw, wait_raw,
 };
 pub use view::CudaStream;
+#[cfg(all(feature = "vulkan", unix))]
+pub(super) use {gpu::Gpu as CudaGpu, queue::Queue as CudaQueue, semaphore::ImportedSemaphore};
 
-use super::{Backend, Lane, StreamSeed, reaper::KeepAlive};
+use super::{Backend, Lane, StreamSeed, interop, reaper::KeepAlive};
 use crate::{
     device::{Capabilities, Device, DeviceInfo, Gates},
     error::{Error, ErrorKind, Result},
@@ -104,6 +109,7 @@ impl Backend for CudaBackend {
             queue_depth: Some(QUEUE_DEPTH),
             batch_bound: None,
             native_waits: &["cuda"],
+            native_on_request: interop::of_cuda(self.gpu),
             gates: Gates::Driver { limit: self.gpu.gates },
             failure_is_per_stream: false,
         };

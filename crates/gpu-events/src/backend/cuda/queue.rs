@@ -12,8 +12,7 @@
 use super::{
     clock::CudaStamp,
     driver::{
-        CAPTURE_STATUS_NONE, Code, RawStream, SUCCESS, WAIT_VALUE_GEQ, WRITE_VALUE_DEFAULT, is_capture,
-        is_captured, is_fault,
+        CAPTURE_STATUS_NONE, Code, RawStream, SUCCESS, WRITE_VALUE_DEFAULT, is_capture, is_captured, is_fault,
     },
     foreign::Foreign,
     gpu::{Entered, Gpu, Handle, Retired, Slot},
@@ -22,11 +21,11 @@ use super::{
 use crate::{
     backend::{
         BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
-        Word, reaper::KeepAlive,
+        Word, interop, reaper::KeepAlive,
     },
     error::{Error, ErrorKind, Result},
     primitive::lock,
-    stream::Signal,
+    stream::{ForeignWaits, Signal},
     time::host_nanos,
     timeline::Progress,
 };
@@ -49,9 +48,11 @@ pub(super) const QUEUE_DEPTH: u64 = 256;
 /// The driver half of a stream.
 // What recording and asking touch comes first.
 #[repr(C)]
-pub(super) struct Queue {
+pub(in crate::backend) struct Queue {
     gpu: &'static Gpu,
     raw: Handle,
+    /// It waits for other backends' events natively where it can.
+    native: bool,
     /// Somebody else knows the raw stream and may capture it.
     exposed: AtomicBool,
     carrier: Carrier,
@@ -267,9 +268,11 @@ impl Queue {
         };
         let depth = seed.options().requested_depth().unwrap_or(QUEUE_DEPTH).min(QUEUE_DEPTH);
         let exposed = AtomicBool::new(keep_alive.is_some());
+        let native = seed.options().requested_foreign_waits() == ForeignWaits::Native;
         let lane = seed.build_typed(|lane| Self {
             gpu,
             raw,
+            native,
             exposed,
             carrier,
             seen: AtomicU64::new(0),
@@ -286,7 +289,7 @@ impl Queue {
         Ok(lane)
     }
 
-    pub(super) fn gpu(&self) -> &'static Gpu {
+    pub(in crate::backend) fn gpu(&self) -> &'static Gpu {
         self.gpu
     }
 
@@ -336,11 +339,7 @@ impl Queue {
     /// tells the rest: this thread holds a lock.
     #[cold]
     pub(super) fn refused(&self, call: &str, code: Code) -> Error {
-        let error = self.gpu.api.error(call, code);
-        if is_fault(code) {
-            self.gpu.pump.fault(error.clone());
-        }
-        error
+        self.gpu.refused(call, code)
     }
 
     /// Carries out a call on the stream.
@@ -351,17 +350,12 @@ impl Queue {
 
     /// Makes the stream wait for a native event. Under the submit lock.
     pub(super) fn wait_for_event(&self, event: Handle) -> Result<()> {
-        // SAFETY: both are there.
-        let code = unsafe { (self.gpu.api.stream_wait_event)(self.raw.0, event.0, 0) };
-        self.call("cuStreamWaitEvent", code)
+        self.gpu.have_wait_for_event(self.raw.0, event)
     }
 
     /// Makes the stream wait for a word to be this high. Under the submit lock.
     fn wait_for_word(&self, slot: Slot, value: u64) -> Result<()> {
-        // SAFETY: the word is pinned, aligned, and never given back.
-        let code =
-            unsafe { (self.gpu.api.stream_wait_value)(self.raw.0, slot.pointer, value, WAIT_VALUE_GEQ) };
-        self.call("cuStreamWaitValue64", code)
+        self.gpu.have_wait_for_word(self.raw.0, slot, value)
     }
 
     /// Makes the stream record a native event. Under the submit lock.
@@ -371,8 +365,8 @@ impl Queue {
         self.call("cuEventRecord", code)
     }
 
-    /// Makes `waiter` wait for a position of this stream. Under the waiter's submit lock.
-    fn be_waited_for(&self, waiter: &Self, position: u64) -> Result<()> {
+    /// Makes a stream of `gpu`'s wait for a position of this one. Under that stream's submit lock, or while nobody else uses it.
+    pub(super) fn be_waited_for(&self, gpu: &Gpu, waiter: Handle, position: u64) -> Result<()> {
         // A position of a stream that had failed never got to the driver, and would never be signaled. Acquire: pairs with
         // `signal`; the event was recorded before, under the source's lock.
         if position > self.recorded.load(Ordering::Acquire) {
@@ -391,13 +385,13 @@ impl Queue {
                     // There is nothing to wait for any more.
                     Ok(())
                 } else {
-                    waiter.wait_for_event(event)
+                    gpu.have_wait_for_event(waiter.0, event)
                 };
                 // Release: the call was made before.
                 ring.waits.fetch_sub(1, Ordering::Release);
                 outcome
             }
-            Carrier::Word { slot, base } => waiter.wait_for_word(*slot, base + position),
+            Carrier::Word { slot, base } => gpu.have_wait_for_word(waiter.0, *slot, base + position),
         }
     }
 
@@ -662,7 +656,7 @@ impl BackendStream for Queue {
         let _entered = self.enter()?;
         self.check_capture()?;
         if let Some(other) = source.backend::<Self>() {
-            other.be_waited_for(self, source.position())?;
+            other.be_waited_for(self.gpu, self.raw, source.position())?;
             return Ok(Waited::Native);
         }
         if let Some(foreign) = source.backend::<Foreign>() {
@@ -670,6 +664,9 @@ impl BackendStream for Queue {
             self.expose();
             self.wait_for_event(foreign.event())?;
             return Ok(Waited::Native);
+        }
+        if self.native {
+            return interop::cuda_waits(self, source);
         }
         Ok(Waited::Unsupported)
     }
@@ -679,7 +676,10 @@ impl BackendStream for Queue {
         self.check_capture()?;
         let (slot, closed) = self.gpu.slot()?;
         let open = closed + 1;
+        // Before the driver has it.
+        interop::gate_closes();
         if let Err(error) = self.wait_for_word(slot, open) {
+            interop::gate_opens();
             self.gpu.free_slot(slot);
             return Err(error);
         }
@@ -781,6 +781,7 @@ impl Gate for CudaGate {
         }
         // Release: pairs with the GPU's read: what the host wrote before is there for the work behind the gate.
         self.slot.word().store(self.open, Ordering::Release);
+        interop::gate_opens();
         // The word only ever grows, so whoever waits for this value sees it, also once the word serves another.
         self.gpu.free_slot(self.slot);
     }

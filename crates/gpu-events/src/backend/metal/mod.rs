@@ -197,6 +197,7 @@ impl Backend for MetalBackend {
             queue_depth: Some(QUEUE_DEPTH),
             batch_bound: Some(BATCH_BOUND),
             native_waits: &["metal"],
+            native_on_request: &[],
             gates: Gates::Owned,
             failure_is_per_stream: true,
         };

@@ -192,7 +192,7 @@ pub(super) fn say(code: vk::Result) -> String {
 
 /// The error that an answer is.
 #[cold]
-pub(super) fn error(call: &str, code: vk::Result) -> Error {
+pub(in crate::backend) fn error(call: &str, code: vk::Result) -> Error {
     let kind = match code {
         vk::Result::ERROR_DEVICE_LOST => ErrorKind::DeviceLost,
         vk::Result::ERROR_OUT_OF_HOST_MEMORY

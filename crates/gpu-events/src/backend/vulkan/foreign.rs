@@ -297,7 +297,7 @@ pub unsafe fn import_semaphore(
     keep_alive: KeepAlive,
 ) -> Result<Event> {
     let gpu = &backend_of(device)?.gpu;
-    let semaphore = Semaphore::foreign(semaphore.handle(), Kept::new(keep_alive, &gpu.reaper));
+    let semaphore = Semaphore::foreign(semaphore.handle(), Some(Kept::new(keep_alive, &gpu.reaper)));
     let (event, external, lane) = make(device, gpu, semaphore, value, state)?;
     external.left_to_driver();
     lane.backend().collect(&lane);

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     backend::{
         Lane, defer,
+        interop::{self, Bridges},
         reaper::{KeepAlive, Kept, Reaper},
     },
     contain::contain,
@@ -40,6 +41,7 @@ pub(super) struct Driver {
     /// Every semaphore that was ever made: to make one takes up to 400 µs, so they are used again and again.
     semaphores: Mutex<Vec<vk::Semaphore>>,
     families: Mutex<Vec<Arc<Family>>>,
+    bridges: Bridges,
     /// The device was made by us.
     ours: bool,
     keep_alive: Option<KeepAlive>,
@@ -64,6 +66,7 @@ impl Driver {
             // SAFETY: nobody else has a queue of it. To be sure of what the counters say already.
             let _ = unsafe { self.device.device_wait_idle() };
         }
+        self.bridges.destroy();
         for family in std::mem::take(&mut *lock(&self.families)) {
             family.destroy(&self.device);
         }
@@ -81,7 +84,7 @@ impl Driver {
 }
 
 /// A device and what hangs on it.
-pub(super) struct Gpu {
+pub(in crate::backend) struct Gpu {
     pub(super) name: String,
     /// Its number among the system's, if it was opened by that.
     pub(super) index: Option<u32>,
@@ -120,6 +123,10 @@ pub(super) struct Described {
     pub(super) emulated: bool,
     /// The family that streams of our own go to.
     family: Option<(u32, vk::QueueFamilyProperties)>,
+    /// The family of queues that are kept for signals to others, and how many they are.
+    ways: Option<(u32, u32)>,
+    /// It can share semaphores with others.
+    pub(super) exports: bool,
     extensions: Vec<CString>,
 }
 
@@ -177,12 +184,24 @@ impl Described {
         let computes = |family: &vk::QueueFamilyProperties| {
             family.queue_count > 0 && family.queue_flags.contains(vk::QueueFlags::COMPUTE)
         };
-        let family = (0..).zip(families).find(|(_, family)| computes(family));
+        let family = (0..).zip(families.clone()).find(|(_, family)| computes(family));
+        let its = family.map(|(index, _)| index);
+        // Not the family of the streams, all of whose queues are theirs; rather one that computes than one that only copies.
+        let passes = vk::QueueFlags::COMPUTE | vk::QueueFlags::TRANSFER;
+        let ways = (0..).zip(&families).filter(|(index, family)| {
+            family.queue_count > 0 && family.queue_flags.intersects(passes) && Some(*index) != its
+        });
+        let ways = ways.max_by_key(|(_, family)| computes(family));
+        let ways = ways.map(|(index, family)| (index, interop::ways(family.queue_count)));
         // SAFETY: as above.
         let extensions = unsafe { instance.enumerate_device_extension_properties(physical) }
             .map_err(|code| error("vkEnumerateDeviceExtensionProperties", code))?;
-        let extensions =
+        let extensions: Vec<_> =
             extensions.iter().filter_map(|it| Some(it.extension_name_as_c_str().ok()?.to_owned())).collect();
+        let offers = |name: &&CStr| extensions.iter().any(|offered: &CString| offered.as_c_str() == *name);
+        let exports = !interop::EXTENSIONS.is_empty()
+            && interop::EXTENSIONS.iter().all(offers)
+            && interop::can_export(instance, physical);
         Ok(Self {
             physical,
             name,
@@ -191,6 +210,8 @@ impl Described {
             furthest: timelines.max_timeline_semaphore_value_difference,
             emulated: properties.device_type == vk::PhysicalDeviceType::CPU,
             family,
+            ways: ways.filter(|_| exports),
+            exports,
             extensions,
         })
     }
@@ -240,15 +261,20 @@ impl Gpu {
         };
         // Where times of different queues don't compare, all streams share one.
         let count = if described.is_calibrated() { properties.queue_count.min(MOST_QUEUES) } else { 1 };
-        let priorities = vec![1.0; count as usize];
-        let queues =
-            [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
+        let most = described.ways.map_or(count, |(_, ways)| count.max(ways));
+        let priorities = vec![1.0; most as usize];
+        let its = |(index, count): (u32, u32)| {
+            let priorities = &priorities[..count as usize];
+            vk::DeviceQueueCreateInfo::default().queue_family_index(index).queue_priorities(priorities)
+        };
+        let queues: Vec<_> = [(family, count)].into_iter().chain(described.ways).map(its).collect();
         let wanted = [
             ash::ext::calibrated_timestamps::NAME,
             // Who has it must enable it.
             vk::KHR_PORTABILITY_SUBSET_NAME,
         ];
-        let enabled: Vec<&CStr> = wanted.into_iter().filter(|name| described.offers(name)).collect();
+        let wanted = wanted.into_iter().chain(interop::EXTENSIONS.iter().copied());
+        let enabled: Vec<&CStr> = wanted.filter(|name| described.offers(name)).collect();
         let names: Vec<_> = enabled.iter().map(|name| name.as_ptr()).collect();
         let mut timelines = vk::PhysicalDeviceTimelineSemaphoreFeatures::default().timeline_semaphore(true);
         let info = vk::DeviceCreateInfo::default()
@@ -261,7 +287,12 @@ impl Gpu {
         // SAFETY: so many were asked for.
         let queues = (0..count).map(|index| unsafe { device.get_device_queue(family, index) });
         let queues = queues.map(|queue| (queue, family, None)).collect();
-        let made = Made { instance: system.instance.clone(), get: system.get, device, enabled, ours: true };
+        let ways =
+            described.ways.into_iter().flat_map(|(family, count)| (0..count).map(move |at| (family, at)));
+        // SAFETY: as above.
+        let ways = ways.map(|(family, index)| unsafe { device.get_device_queue(family, index) }).collect();
+        let instance = system.instance.clone();
+        let made = Made { instance, get: system.get, device, enabled, ours: true, ways };
         Self::build(Some(index), &described, made, queues, None)
     }
 
@@ -292,7 +323,7 @@ impl Gpu {
         }
         let described = Described::of(&instance, physical.handle())?;
         let enabled = extensions.iter().map(CString::as_c_str).collect();
-        let made = Made { instance, get, device, enabled, ours: false };
+        let made = Made { instance, get, device, enabled, ours: false, ways: Vec::new() };
         let queues = queues.into_iter().map(|queue| (queue.queue.handle(), queue.family, Some(queue.lock)));
         Self::build(None, &described, made, queues.collect(), Some(keep_alive))
     }
@@ -304,7 +335,9 @@ impl Gpu {
         queues: Vec<(vk::Queue, u32, Option<QueueLock>)>,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Arc<Self>> {
-        let Made { instance, get, device, enabled, ours } = made;
+        let Made { instance, get, device, enabled, ours, ways } = made;
+        let shares = described.exports && interop::EXTENSIONS.iter().all(|name| enabled.contains(name));
+        let bridges = Bridges::new(&instance, &device, shares, described.uuid, ways);
         let calibrated = enabled
             .contains(&ash::ext::calibrated_timestamps::NAME)
             .then(|| ash::ext::calibrated_timestamps::Device::new(&instance, &device));
@@ -316,8 +349,14 @@ impl Gpu {
             physical_device: RawPhysicalDevice::of(described.physical),
             device: RawDevice::of(device.handle()),
         };
-        let driver =
-            Driver { device, semaphores: Mutex::default(), families: Mutex::default(), ours, keep_alive };
+        let driver = Driver {
+            device,
+            semaphores: Mutex::default(),
+            families: Mutex::default(),
+            bridges,
+            ours,
+            keep_alive,
+        };
         let opened = (|| {
             let mut ports = Vec::new();
             for (queue, family, access) in queues {
@@ -363,8 +402,13 @@ impl Gpu {
 
     /// The device's functions.
     #[inline]
-    pub(super) fn functions(&self) -> &ash::Device {
+    pub(in crate::backend) fn functions(&self) -> &ash::Device {
         &self.driver.device
+    }
+
+    /// What the device shares with CUDA.
+    pub(in crate::backend) fn bridges(&self) -> &Bridges {
+        &self.driver.bridges
     }
 
     /// Whether this is the same `VkDevice`.
@@ -429,14 +473,14 @@ impl Gpu {
 
     /// The error of every call once the device is lost.
     #[inline]
-    pub(super) fn check(&self) -> Result<()> {
+    pub(in crate::backend) fn check(&self) -> Result<()> {
         self.lost.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// The error that an answer is. If it says that the device is lost, everybody is told: by the pump, since whoever asks
     /// may hold a lock.
     #[cold]
-    pub(super) fn refused(&self, call: &str, code: vk::Result) -> Error {
+    pub(in crate::backend) fn refused(&self, call: &str, code: vk::Result) -> Error {
         let error = error(call, code);
         if code == vk::Result::ERROR_DEVICE_LOST {
             self.pump.tell_lost(error.clone());
@@ -463,6 +507,7 @@ impl Gpu {
                     let dropped = queue.give_up_from(0, error.clone());
                     defer(move || drop(dropped));
                 }
+                self.bridges().let_go();
             },
         );
     }
@@ -482,6 +527,8 @@ struct Made<'a> {
     device: ash::Device,
     enabled: Vec<&'a CStr>,
     ours: bool,
+    /// Queues for signals to others.
+    ways: Vec<vk::Queue>,
 }
 
 /// What streams on queues of a family share, made when it is first used.
@@ -531,8 +578,8 @@ impl fmt::Debug for Gpu {
 
 /// A timeline semaphore while it is in use. Those that nobody uses any more go on to the next, from where they stand: a
 /// stream's positions are counted from `base`.
-pub(super) struct Semaphore {
-    pub(super) raw: vk::Semaphore,
+pub(in crate::backend) struct Semaphore {
+    pub(in crate::backend) raw: vk::Semaphore,
     pub(super) base: u64,
     /// The highest value that was submitted to be signaled.
     pub(super) highest: AtomicU64,
@@ -543,9 +590,9 @@ pub(super) struct Semaphore {
 }
 
 impl Semaphore {
-    /// One of the user's.
-    pub(super) fn foreign(raw: vk::Semaphore, keep_alive: Kept) -> Arc<Self> {
-        Arc::new(Self { raw, base: 0, highest: AtomicU64::new(0), gpu: None, _keep_alive: Some(keep_alive) })
+    /// One of the user's, or one that is kept elsewhere.
+    pub(in crate::backend) fn foreign(raw: vk::Semaphore, keep_alive: Option<Kept>) -> Arc<Self> {
+        Arc::new(Self { raw, base: 0, highest: AtomicU64::new(0), gpu: None, _keep_alive: keep_alive })
     }
 
     /// Whether it is ours, and was submitted to be signaled to more than it has come to.
@@ -576,7 +623,7 @@ impl Semaphore {
 
     /// The position that the GPU has reached.
     #[inline]
-    pub(super) fn reached(&self, device: &ash::Device) -> Result<u64, vk::Result> {
+    pub(in crate::backend) fn reached(&self, device: &ash::Device) -> Result<u64, vk::Result> {
         // SAFETY: the semaphore is there for as long as its device is.
         let value = unsafe { device.get_semaphore_counter_value(self.raw) }?;
         Ok(value.saturating_sub(self.base))

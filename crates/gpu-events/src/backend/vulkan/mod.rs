@@ -41,8 +41,14 @@ pub use driver::{
 pub use foreign::{SignalState, SubmissionRecording, import_semaphore, record_in_submission, semaphore_of};
 pub use port::QueueLock;
 pub use view::{VulkanStream, Work};
+#[cfg(all(feature = "cuda", unix))]
+pub(super) use {
+    driver::error as refusal,
+    gpu::{Gpu as VulkanGpu, Semaphore as VulkanSemaphore},
+    queue::Queue as VulkanQueue,
+};
 
-use super::{Backend, Lane, StreamSeed, reaper::KeepAlive};
+use super::{Backend, Lane, StreamSeed, interop::Bridges, reaper::KeepAlive};
 use crate::{
     device::{Capabilities, Device, DeviceInfo, Gates},
     error::{ErrorKind, Result},
@@ -75,18 +81,26 @@ impl VulkanBackend {
     pub(crate) fn all() -> Result<Vec<DeviceInfo>> {
         fork::check()?;
         let info = |(index, gpu): (u32, Described)| {
-            info(Some(index), &gpu.name, gpu.clock(), gpu.is_timed()).with_emulated(gpu.emulated)
+            info(Some(index), &gpu.name, gpu.clock(), gpu.is_timed(), Bridges::natives(gpu.exports))
+                .with_emulated(gpu.emulated)
         };
         Ok((0..).zip(Described::all()?).map(info).collect())
     }
 }
 
-fn info(index: Option<u32>, name: &str, clock: Clock, timed: bool) -> DeviceInfo {
+fn info(
+    index: Option<u32>,
+    name: &str,
+    clock: Clock,
+    timed: bool,
+    native_on_request: &'static [&'static str],
+) -> DeviceInfo {
     let capabilities = Capabilities {
         timed,
         queue_depth: Some(QUEUE_DEPTH),
         batch_bound: Some(BATCH_BOUND),
         native_waits: &["vulkan"],
+        native_on_request,
         gates: Gates::Owned,
         failure_is_per_stream: true,
     };
@@ -96,7 +110,8 @@ fn info(index: Option<u32>, name: &str, clock: Clock, timed: bool) -> DeviceInfo
 
 impl Backend for VulkanBackend {
     fn info(&self) -> DeviceInfo {
-        info(self.gpu.index, &self.gpu.name, self.gpu.clock.clock(), self.gpu.timed)
+        let natives = Bridges::natives(self.gpu.bridges().are_possible());
+        info(self.gpu.index, &self.gpu.name, self.gpu.clock.clock(), self.gpu.timed, natives)
             .with_emulated(self.gpu.emulated)
     }
 
@@ -142,7 +157,9 @@ impl ExistingDevice {
     }
 
     /// The extensions that the device was made with. With `VK_EXT_calibrated_timestamps`, times of different queues can be
-    /// compared and placed on the host's clock; without, only those of the first queue are taken.
+    /// compared and placed on the host's clock; without, only those of the first queue are taken. With
+    /// `VK_KHR_external_semaphore_fd`, its streams and CUDA's can wait for each other without the host
+    /// ([`ForeignWaits::Native`](crate::ForeignWaits::Native)).
     pub fn extensions<'a>(mut self, enabled: impl IntoIterator<Item = &'a CStr>) -> Self {
         self.extensions.extend(enabled.into_iter().map(CStr::to_owned));
         self
@@ -247,7 +264,8 @@ pub struct RawParts {
     pub instance: RawInstance,
     /// The GPU.
     pub physical_device: RawPhysicalDevice,
-    /// The device: with timeline semaphores, and `VK_EXT_calibrated_timestamps` where there is that.
+    /// The device: with timeline semaphores, and `VK_EXT_calibrated_timestamps` and `VK_KHR_external_semaphore_fd` where there are
+    /// those.
     pub device: RawDevice,
 }
 
@@ -279,6 +297,15 @@ pub fn set_spin_window(device: &Device, window: Duration) -> Result<()> {
 /// As [`set_spin_window`].
 pub fn spin_window(device: &Device) -> Result<Duration> {
     Ok(backend_of(device)?.gpu.pump.window())
+}
+
+/// How many semaphores the device shares with CUDA, for native waits between its streams and CUDA's. They are made when they are
+/// needed, 64 at most, used again and again, and kept as long as its `VkDevice`.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] if it is no Vulkan device, [`ErrorKind::Forked`].
+pub fn bridges(device: &Device) -> Result<usize> {
+    Ok(backend_of(device)?.gpu.bridges().count())
 }
 
 fn backend_of(device: &Device) -> Result<&VulkanBackend> {

@@ -10,7 +10,10 @@ use crate::{contain::contain, error::Result, primitive::lock};
 use ash::vk;
 use std::{
     fmt,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Calls what it is given, once, while nobody else uses the queue. It is held for the length of one `vkQueueSubmit`.
@@ -21,6 +24,8 @@ pub(super) struct Port {
     pub(super) raw: vk::Queue,
     pub(super) family: Arc<Family>,
     access: Access,
+    /// How many submissions there were.
+    submissions: AtomicU64,
     /// Timestamps of this queue compare with those of the device's others.
     pub(super) timed: bool,
     /// Gates that were given to the driver. Whatever comes behind one in the queue waits for the host.
@@ -36,7 +41,7 @@ impl Port {
     pub(super) fn new(raw: vk::Queue, family: Arc<Family>, theirs: Option<QueueLock>, timed: bool) -> Self {
         let access = theirs.map_or_else(|| Access::Ours(Mutex::new(())), Access::Theirs);
         let timed = timed && family.valid_bits > 0;
-        Self { raw, family, access, timed, gates: Mutex::default() }
+        Self { raw, family, access, submissions: AtomicU64::new(0), timed, gates: Mutex::default() }
     }
 
     pub(super) fn gate(&self, gate: &Arc<DriverGate>) {
@@ -50,15 +55,34 @@ impl Port {
         !gates.is_empty()
     }
 
-    /// Submits, with the queue to ourselves.
+    /// Submits, with the queue to ourselves. Returns the submission's number.
     pub(super) fn submit(
         &self,
         device: &ash::Device,
         batches: &[vk::SubmitInfo<'_>],
-    ) -> Result<(), vk::Result> {
-        // SAFETY: the handles in `batches` are the device's, and kept by the caller until this is done; the queue is not
-        // used by anybody else meanwhile.
-        let submit = || unsafe { device.queue_submit(self.raw, batches, vk::Fence::null()) };
+    ) -> Result<u64, vk::Result> {
+        self.submit_if(device, batches, |_| true).map(|number| number.unwrap_or_default())
+    }
+
+    /// As [`submit`](Self::submit), if the last submission agrees.
+    pub(super) fn submit_if(
+        &self,
+        device: &ash::Device,
+        batches: &[vk::SubmitInfo<'_>],
+        agrees: impl Fn(u64) -> bool,
+    ) -> Result<Option<u64>, vk::Result> {
+        let submit = || {
+            // Relaxed, as below: changed with the queue to ourselves.
+            let before = self.submissions.load(Ordering::Relaxed);
+            if !agrees(before) {
+                return Ok(None);
+            }
+            // SAFETY: the handles in `batches` are the device's, and kept by the caller until this is done; the queue is not
+            // used by anybody else meanwhile.
+            unsafe { device.queue_submit(self.raw, batches, vk::Fence::null()) }?;
+            self.submissions.store(before + 1, Ordering::Relaxed);
+            Ok(Some(before + 1))
+        };
         match &self.access {
             Access::Ours(access) => {
                 let _access = lock(access);

@@ -23,12 +23,13 @@ use super::{
 use crate::{
     backend::{
         BackendStream, Flushed, Gate, Lane, Room, Signaled, Source, Stamp, StreamSeed, StreamTraits, Waited,
-        defer,
+        defer, interop,
         reaper::{KeepAlive, Kept},
     },
     error::{Error, ErrorKind, Result},
     fork,
     primitive::lock,
+    stream::ForeignWaits,
     timeline::Progress,
 };
 use ash::vk;
@@ -53,7 +54,7 @@ pub(super) const BATCH_BOUND: u64 = 16;
 const BUSY: usize = 2;
 
 /// The driver half of a stream.
-pub(super) struct Queue {
+pub(in crate::backend) struct Queue {
     lane: Weak<Lane<Self>>,
     gpu: Arc<Gpu>,
     port: Arc<Port>,
@@ -64,10 +65,14 @@ pub(super) struct Queue {
     /// The user's own submissions go to the queue as well, in an order with ours: nothing is gathered, and a gate is the
     /// driver's.
     adopted: bool,
+    /// It waits for other backends' events natively where it can.
+    native: bool,
     gathered: Mutex<Gathered>,
     flight: Mutex<VecDeque<InFlight>>,
     /// The last position that was submitted.
     submitted: AtomicU64,
+    /// The last submission: its last position, and its number on the port.
+    last: Mutex<(u64, u64)>,
     /// Pieces of work and recordings that are gathered. Beside the lock, so that the pump need not take that.
     pieces: AtomicU64,
     watch: Mutex<Watch>,
@@ -200,6 +205,7 @@ impl Queue {
         let most = QUEUE_DEPTH.min(gpu.furthest / 2).max(1);
         let depth = options.requested_depth().map_or(most, |depth| depth.min(most));
         let bound = options.requested_batch_bound().unwrap_or(BATCH_BOUND);
+        let native = options.requested_foreign_waits() == ForeignWaits::Native;
         let (port, keep_alive, adopted) = match adopted {
             Some((port, keep_alive)) => (port, Some(Kept::new(keep_alive, &gpu.reaper)), true),
             None => (gpu.port()?, None, false),
@@ -213,9 +219,11 @@ impl Queue {
             depth,
             bound,
             adopted,
+            native,
             gathered: Mutex::new(Gathered::new()),
             flight: Mutex::default(),
             submitted: AtomicU64::new(0),
+            last: Mutex::default(),
             pieces: AtomicU64::new(0),
             watch: Mutex::default(),
             _keep_alive: keep_alive,
@@ -230,8 +238,28 @@ impl Queue {
     }
 
     /// The semaphore, and the value that stands for a position.
-    pub(super) fn point(&self, position: u64) -> (&Arc<Semaphore>, u64) {
+    pub(in crate::backend) fn point(&self, position: u64) -> (&Arc<Semaphore>, u64) {
         (&self.semaphore, self.semaphore.value(position))
+    }
+
+    #[cfg(all(feature = "cuda", unix))]
+    pub(in crate::backend) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Submits right behind a position, unless something else is behind it on the queue already.
+    #[cfg(all(feature = "cuda", unix))]
+    pub(in crate::backend) fn submit_right_behind(
+        &self,
+        position: u64,
+        batches: &[vk::SubmitInfo<'_>],
+    ) -> Result<bool, vk::Result> {
+        let (end, number) = *lock(&self.last);
+        if end != position {
+            return Ok(false);
+        }
+        let submitted = self.port.submit_if(self.gpu.functions(), batches, |last| last == number)?;
+        Ok(submitted.is_some())
     }
 
     /// The lane. Whoever calls through it keeps it alive.
@@ -288,6 +316,11 @@ impl Queue {
         // Before anybody is told that they are complete.
         done.iter().flat_map(|batch| &batch.stamps).for_each(|(_, stamp)| stamp.see());
         done
+    }
+
+    /// Whether the driver waits for the host before it comes to what this stream submitted.
+    pub(in crate::backend) fn waits_for_host(&self) -> bool {
+        self.port.waits_for_host()
     }
 
     /// How many batches are on their way.
@@ -528,9 +561,12 @@ impl Queue {
         self.semaphore.raise(self.semaphore.value(end));
         // Before the GPU can reach it. Release: see `submitted`.
         let before = self.submitted.swap(end, Ordering::Release);
-        if let Err(code) = self.port.submit(self.gpu.functions(), &batches) {
-            self.submitted.store(before, Ordering::Release);
-            return Err(self.gpu.refused("vkQueueSubmit", code));
+        match self.port.submit(self.gpu.functions(), &batches) {
+            Ok(number) => *lock(&self.last) = (end, number),
+            Err(code) => {
+                self.submitted.store(before, Ordering::Release);
+                return Err(self.gpu.refused("vkQueueSubmit", code));
+            }
         }
         let mut batch = InFlight { signals: Vec::new(), ..InFlight::until(end) };
         for part in parts {
@@ -622,7 +658,7 @@ impl BackendStream for Queue {
             return Ok(Waited::Unsupported);
         }
         let (semaphore, value) = if let Some(queue) =
-            source.backend::<Self>().filter(|it| it.gpu.is(&self.gpu) && !it.port.waits_for_host())
+            source.backend::<Self>().filter(|it| it.gpu.is(&self.gpu) && !it.waits_for_host())
         {
             queue.point(source.position())
         } else if let Some(foreign) =
@@ -630,7 +666,13 @@ impl BackendStream for Queue {
         {
             foreign.point()
         } else {
-            return Ok(Waited::Unsupported);
+            return Ok(match self.native.then(|| interop::vulkan_waits(&self.gpu, source)).flatten() {
+                Some((semaphore, value)) => {
+                    self.insert(semaphore, value);
+                    Waited::Native
+                }
+                None => Waited::Unsupported,
+            });
         };
         self.insert(semaphore.clone(), value);
         Ok(Waited::Native)
