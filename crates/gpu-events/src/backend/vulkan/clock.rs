@@ -30,6 +30,8 @@ const SLACK: u64 = 100_000;
 pub(super) struct GpuClock {
     clock: Clock,
     calibrated: Option<ash::ext::calibrated_timestamps::Device>,
+    /// How many bits of the counter there are at least.
+    bits: u32,
     /// A reading whose whole count is known, for counters that wrap around.
     known: Mutex<Option<Known>>,
 }
@@ -62,8 +64,12 @@ pub(super) fn of_gpu(uuid: [u8; vk::UUID_SIZE], period: f32, of_device: bool) ->
 }
 
 impl GpuClock {
-    pub(super) fn new(clock: Clock, calibrated: Option<ash::ext::calibrated_timestamps::Device>) -> Self {
-        Self { clock, calibrated, known: Mutex::new(None) }
+    pub(super) fn new(
+        clock: Clock,
+        bits: u32,
+        calibrated: Option<ash::ext::calibrated_timestamps::Device>,
+    ) -> Self {
+        Self { clock, calibrated, bits, known: Mutex::new(None) }
     }
 
     pub(super) fn clock(&self) -> Clock {
@@ -111,8 +117,46 @@ impl GpuClock {
         }
         let (before, after, ticks) = best;
         let gap = after - before;
+        let host = before + gap / 2;
+        let ticks = self.continued(ticks, host)?;
         // Rounded up: half a nanosecond is part of the doubt as well.
-        Ok((Known { host: before + gap / 2, ticks, slack: SLACK }, gap / 2 + 1))
+        Ok((Known { host, ticks, slack: SLACK }, gap / 2 + 1))
+    }
+
+    /// Nanoseconds in a tick.
+    fn tick(&self) -> f64 {
+        self.clock.nanos(1 << 32) as f64 / (1_u64 << 32) as f64
+    }
+
+    /// A reading of the device's clock, whose upper bits a driver may or may not have, as the count that goes on from the
+    /// last one.
+    fn continued(&self, raw: u64, host: u64) -> Result<u64> {
+        if self.bits >= 64 {
+            return Ok(raw);
+        }
+        let period = 1_u64 << self.bits;
+        let raw = raw & (period - 1);
+        let mut known = lock(&self.known);
+        let ticks = match *known {
+            None => raw + period,
+            Some(last) => {
+                let passed = (host.saturating_sub(last.host) as f64 / self.tick()) as u64;
+                if passed / DRIFT > period / 4 {
+                    return Err(Error::with_text(
+                        ErrorKind::NotMeasured,
+                        format!(
+                            "the counter has {} bits, and nobody has looked at it for too long",
+                            self.bits
+                        ),
+                    ));
+                }
+                // The nearest one to what it should be.
+                let low = (last.ticks + passed).saturating_sub(period / 2);
+                unwrap(raw, self.bits, low, low + period - 1).unwrap_or(raw)
+            }
+        };
+        *known = Some(Known { host, ticks, slack: SLACK });
+        Ok(ticks)
     }
 
     /// What a counter of so many bits had counted when it showed `raw`, some time between these two of the host's.
@@ -120,8 +164,9 @@ impl GpuClock {
         if bits >= 64 {
             return Ok(raw);
         }
+        let read = self.read();
         let mut known = lock(&self.known);
-        let reference = match (self.read(), *known) {
+        let reference = match (read, *known) {
             (Ok((read, _)), _) => read,
             (Err(_), Some(known)) => known,
             // The first one is as good a beginning as any: where the clock's zero is means nothing.
@@ -129,7 +174,7 @@ impl GpuClock {
                 Known { host: from.midpoint(to), ticks: raw + (1 << bits), slack: (to - from) / 2 + SLACK }
             }
         };
-        let tick = self.clock.nanos(1 << 32) as f64 / f64::from(u32::MAX);
+        let tick = self.tick();
         let at = |host: u64| {
             let away = host.abs_diff(reference.host);
             let (ticks, doubt) =
@@ -305,8 +350,28 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_wraps_around_goes_on() {
+        let clock = GpuClock::new(of_gpu([0; vk::UUID_SIZE], 1.0, false), 32, None);
+        let read = |ticks: u64, host: u64| clock.continued(ticks, host);
+        let first = read(4_000_000_000, 1_000).unwrap();
+        assert_eq!(read(4_000_000_000 + 1_000_000_000, 1_000_001_000).unwrap() - first, 1_000_000_000);
+        // As it is with a driver that gives the counter's bits alone, and half a period later.
+        assert_eq!(
+            read((4_000_000_000 + 3_500_000_000) & 0xffff_ffff, 3_500_001_000).unwrap() - first,
+            3_500_000_000
+        );
+        // The two drift apart.
+        assert_eq!(
+            read((4_000_000_000 + 7_000_100_000) & 0xffff_ffff, 7_000_001_000).unwrap() - first,
+            7_000_100_000
+        );
+        let late = read(5, 7_000_001_000 + (1 << 32) * DRIFT).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::NotMeasured);
+    }
+
+    #[test]
     fn without_calibration_the_first_reading_is_the_reference() {
-        let clock = GpuClock::new(of_gpu([0; vk::UUID_SIZE], 1.0, false), None);
+        let clock = GpuClock::new(of_gpu([0; vk::UUID_SIZE], 1.0, false), 32, None);
         let first = clock.unwrapped(4_000_000_000, 32, 0, 1_000).unwrap();
         // A second later the counter has wrapped around.
         let second =

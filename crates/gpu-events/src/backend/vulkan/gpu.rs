@@ -342,7 +342,11 @@ impl Gpu {
             .contains(&ash::ext::calibrated_timestamps::NAME)
             .then(|| ash::ext::calibrated_timestamps::Device::new(&instance, &device));
         let clock = clock::of_gpu(described.uuid, described.timestamp_period, calibrated.is_some());
-        let clock = GpuClock::new(clock, calibrated);
+        // SAFETY: the physical device is of this instance.
+        let families = unsafe { instance.get_physical_device_queue_family_properties(described.physical) };
+        let bits = queues.iter().filter_map(|(_, family, _)| families.get(*family as usize));
+        let bits = bits.map(|family| family.timestamp_valid_bits).filter(|bits| *bits > 0).min();
+        let clock = GpuClock::new(clock, bits.unwrap_or(64), calibrated);
         let parts = RawParts {
             get_instance_proc_addr: get,
             instance: RawInstance::of(instance.handle()),

@@ -191,8 +191,10 @@ pub struct ExistingQueue {
 
 impl ExistingQueue {
     /// This queue, of this family. Vulkan wants a queue used by one thread at a time: `lock` calls what it is given, once,
-    /// while nobody else uses it, and holds up all streams on the queue for as long as it takes. It must not wait for any
-    /// event.
+    /// while nobody else uses it, and holds up all streams on the queue, and the device's pump, for as long as it takes.
+    ///
+    /// So whoever holds what `lock` takes must call nothing of this crate's but [`Event::status`](crate::Event::status) of
+    /// other devices: a recording on the queue would wait for itself, and so would a wait for news of any.
     pub fn new(queue: RawQueue, family: u32, lock: QueueLock) -> Self {
         Self { queue, family, lock }
     }

@@ -443,8 +443,10 @@ impl Queue {
             if narrows {
                 part.waits.iter_mut().for_each(|wait| wait.stages = stages);
             }
+            let is_empty = commands.is_empty();
             part.commands.extend(commands);
-            if !own_barriers {
+            // Nothing at all has an end as well, behind what came before.
+            if !own_barriers || is_empty {
                 part.commands.push(barrier);
             }
             part.kept.extend(keep_alive.map(|what| Kept::new(what, &self.gpu.reaper)));
@@ -612,7 +614,7 @@ impl BackendStream for Queue {
             let mut gathered = lock(&self.gathered);
             // A signal may not be too far from the last one either, so now and then one goes to the driver all the same.
             let near = position - self.submitted() < (self.gpu.furthest / 2).max(1);
-            if !timed && near && self.is_idle(&gathered) {
+            if !timed && near && gathered.dead.is_none() && self.is_idle(&gathered) {
                 gathered.recorded = position;
                 return Ok(Signaled::Done(None));
             }
@@ -758,15 +760,9 @@ impl BackendStream for Queue {
             let batch = flight.iter().find(|batch| batch.end >= position);
             batch.and_then(|batch| batch.signals.iter().copied().find(|signal| *signal >= position))
         };
-        match signaled {
-            // The very value that a submission signals: Vulkan's validation knows of no other.
-            Some(signaled) => self.semaphore.block(self.gpu.functions(), signaled, until),
-            // Somebody has just submitted it, or learned that it is complete.
-            None => {
-                std::thread::yield_now();
-                true
-            }
-        }
+        // The very value that a submission signals: Vulkan's validation knows of no other. There is none while somebody submits
+        // it, or has just learned that it is complete.
+        signaled.is_some_and(|signaled| self.semaphore.block(self.gpu.functions(), signaled, until))
     }
 
     fn abandon(&self) {

@@ -94,7 +94,8 @@ impl<'a> VulkanStream<'a> {
     /// # Safety
     /// The command buffers are of the device's `VkDevice` and of the stream's [`queue_family`](Self::queue_family), and may be
     /// submitted. Until the work is done they are neither submitted elsewhere (unless they were recorded for simultaneous
-    /// use), nor recorded anew or freed, and what they use is there: [`Work::keep_alive`] is kept for so long. What they wait
+    /// use), nor recorded anew or freed, and what they use is there: [`Work::keep_alive`] is kept for so long. The queue's
+    /// family has the stages that [`Work::wait_stages`] names. What they wait
     /// for (events in them) does not depend on work behind them on any stream of the queue.
     ///
     /// # Errors
