@@ -44,6 +44,8 @@ mod runner;
 mod subject;
 pub mod toy;
 mod verdict;
+#[cfg(feature = "vulkan")]
+pub mod vulkan;
 
 pub use cases::{Case, Group, cases};
 pub use context::{Context, Hold, Task};
@@ -55,3 +57,5 @@ pub use metal::MetalSubject;
 pub use runner::{CaseReport, Filter, Outcome, Report, run, run_cases};
 pub use subject::{Adopted, Cells, Expectation, Subject};
 pub use verdict::{Stop, Verdict};
+#[cfg(feature = "vulkan")]
+pub use vulkan::VulkanSubject;

@@ -3,7 +3,7 @@
 //! The fake driver counts and refuses calls for the whole process, so the tests run one at a time, each on a GPU of its own.
 //! Work is held back with flags, never with sleeps; waits are bounded.
 
-#[path = "cuda/stress.rs"]
+#[path = "shared/stress.rs"]
 mod stress;
 
 use gpu_events::{

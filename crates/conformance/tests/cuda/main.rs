@@ -8,14 +8,22 @@ mod exit;
 mod fault;
 mod graph;
 mod ipc;
+#[path = "../shared/observers.rs"]
+mod observers;
+#[path = "../shared/stress.rs"]
 mod stress;
+#[path = "../shared/suite.rs"]
+mod suite;
 mod support;
+#[path = "../shared/trial.rs"]
 mod trial;
 #[cfg(unix)]
 mod vulkan;
+#[path = "../shared/waits.rs"]
+mod waits;
 
 use gpu_events::Signal;
-use gpu_events_conformance::{CudaSubject, Filter, Outcome, Subject, run};
+use gpu_events_conformance::CudaSubject;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -26,8 +34,8 @@ const SHORT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(300);
 
 const TRIALS: &[Row] = &[
-    ("suite::cheap", || suite(Signal::Cheap), LONG),
-    ("suite::prompt", || suite(Signal::Prompt), LONG),
+    ("suite::cheap", || suite::run(Arc::new(CudaSubject::new(0, Signal::Cheap))), LONG),
+    ("suite::prompt", || suite::run(Arc::new(CudaSubject::new(0, Signal::Prompt))), LONG),
     ("stress::both_modes", both_modes, LONG),
     ("fault::illegal_address", fault::illegal_address, SHORT),
     ("fault::trap", fault::trap, SHORT),
@@ -91,7 +99,7 @@ fn main() -> ExitCode {
         let required =
             required && (missing.is_some() || !name.starts_with("vulkan::") || trial::is_required("vulkan"));
         Trial::ignorable_test(*name, move || match missing.or_else(|| also_missing(name)) {
-            None => trial::in_a_process(name, *limit).map(|()| Completion::Completed),
+            None => trial::in_a_process(name, *limit).map(|_| Completion::Completed),
             Some(why) if required => Err(Failed::from(format!("GPU_EVENTS_REQUIRE asks for it: {why}"))),
             Some(why) => Ok(Completion::ignored_with(why)),
         })
@@ -107,22 +115,4 @@ fn also_missing(name: &str) -> Option<String> {
     }
     let _ = name;
     None
-}
-
-/// The conformance suite, or as much of it as `GPU_EVENTS_CASES` names.
-fn suite(signal: Signal) {
-    let subject: Arc<dyn Subject> = Arc::new(CudaSubject::new(0, signal));
-    let filter = std::env::var("GPU_EVENTS_CASES").map_or_else(|_| Filter::all(), Filter::new);
-    let report = run(&subject, &filter, &mut |case| {
-        if case.outcome != Outcome::Passed {
-            let reason = case.reason.as_deref().unwrap_or_default();
-            println!("{} {}/{} {}: {reason}", case.id, case.group, case.name, case.outcome);
-        }
-    });
-    println!(
-        "{}: {} passed, {} failed, {} skipped",
-        report.device, report.passed, report.failed, report.skipped
-    );
-    assert_eq!(report.failed, 0, "see above");
-    assert!(report.passed > 0, "nothing was run");
 }

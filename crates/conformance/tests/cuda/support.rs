@@ -1,23 +1,15 @@
 //! What the trials share.
 
+pub(crate) use crate::waits::{BOUND, complete, keep_alive, until};
 use gpu_events::{
-    Device, Event, Result, WaitOutcome,
+    Device, Result,
     cuda::{self, RawEvent, RawStream},
 };
 use gpu_events_conformance::cuda::Kernels;
 use std::{
-    any::Any,
     ptr,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU32, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
+    sync::atomic::{AtomicU32, Ordering},
 };
-
-/// How long a trial waits for what must come.
-pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
 /// What cuEventQuery says of an event that was not reached.
 pub(crate) const NOT_READY: u32 = 600;
@@ -75,27 +67,6 @@ impl Cell {
         // Relaxed: that a value is seen must come from the event that ordered it.
         self.0.load(Ordering::Relaxed)
     }
-}
-
-#[track_caller]
-pub(crate) fn complete(event: &Event) {
-    assert_eq!(event.wait_timeout(BOUND).expect("no failure"), WaitOutcome::Complete, "{event:?}");
-}
-
-#[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < BOUND, "never came: {what}");
-        thread::yield_now();
-    }
-}
-
-/// What keeps nothing alive, and a way to see whether it is held.
-pub(crate) fn keep_alive() -> (Arc<dyn Any + Send + Sync>, Weak<dyn Any + Send + Sync>) {
-    let kept: Arc<dyn Any + Send + Sync> = Arc::new(());
-    let weak = Arc::downgrade(&kept);
-    (kept, weak)
 }
 
 /// An event as another library would make it. Never destroyed.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const ROLE: &str = "GPU_EVENTS_CUDA_TRIAL";
+const ROLE: &str = "GPU_EVENTS_TRIAL";
 
 /// Which part of this program the process was started for, if it was.
 pub(crate) fn role() -> Option<String> {
@@ -32,7 +32,8 @@ pub(crate) fn command(role: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-pub(crate) fn in_a_process(role: &str, limit: Duration) -> Result<(), Failed> {
+/// What it printed.
+pub(crate) fn in_a_process(role: &str, limit: Duration) -> Result<String, Failed> {
     let begun = Instant::now();
     let mut child =
         command(role)?.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -63,14 +64,14 @@ pub(crate) fn in_a_process(role: &str, limit: Duration) -> Result<(), Failed> {
     }
     // It has closed its output: it has ended, or is about to.
     let status = child.wait()?;
-    let output = String::from_utf8_lossy(&output);
+    let output = String::from_utf8_lossy(&output).into_owned();
     if !status.success() {
         return Err(format!("{status}\n{output}").into());
     }
     for line in output.lines() {
         println!("    {role}: {line}");
     }
-    Ok(())
+    Ok(output)
 }
 
 fn overdue(child: &mut Child, limit: Duration, output: &[u8]) -> Failed {
