@@ -3,8 +3,7 @@
 use anyhow::{Context as _, Result};
 use xshell::{Shell, cmd};
 
-use crate::Context;
-use crate::toolchain;
+use crate::{Context, toolchain, vulkan};
 
 /// The version the configuration in deny.toml is written for.
 const CARGO_DENY: &str = "~0.20";
@@ -23,11 +22,17 @@ pub(crate) fn run(cx: &Context) -> Result<()> {
 
 fn install_packages(sh: &Shell) -> Result<()> {
     let mut wanted = vec!["fsverity"];
+    wanted.extend(vulkan::PACKAGES);
     if !toolchain::nightly_has_std_source(sh) {
         wanted.extend(["rustc-web", "cargo-web", "rust-web-src"]);
     }
-    wanted.retain(|package| !is_installed(sh, package));
-    if wanted.is_empty() {
+    packages(sh, &wanted)
+}
+
+/// Installs those of Debian's packages that are missing.
+pub(crate) fn packages(sh: &Shell, wanted: &[&str]) -> Result<()> {
+    let missing = wanted.iter().filter(|package| !is_installed(sh, package)).collect::<Vec<_>>();
+    if missing.is_empty() {
         return Ok(());
     }
     let user = cmd!(sh, "id -u").quiet().read()?;
@@ -37,8 +42,13 @@ fn install_packages(sh: &Shell) -> Result<()> {
     // A new machine's lists are empty, or old.
     cmd!(sh, "{root} apt-get update").run().context("packages are installed with Debian's apt-get alone")?;
     let options = ["--yes", "--no-install-recommends"];
-    cmd!(sh, "{root} {quiet} apt-get install {options...} {wanted...}").run()?;
+    cmd!(sh, "{root} {quiet} apt-get install {options...} {missing...}").run()?;
     Ok(())
+}
+
+/// Whether packages can be installed here at all.
+pub(crate) fn has_apt(sh: &Shell) -> bool {
+    cmd!(sh, "apt-get --version").quiet().ignore_stdout().ignore_stderr().run().is_ok()
 }
 
 fn is_installed(sh: &Shell, package: &str) -> bool {

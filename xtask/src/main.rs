@@ -5,6 +5,7 @@ mod install;
 mod metal;
 mod readme;
 mod toolchain;
+mod vulkan;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ const TASKS: &[Task] = &[
     check("stress", "millions of operations on several threads, optimized", checks::stress),
     check("doctor", "the conformance suite on the CPU device, through the binary", checks::doctor),
     check("bench-smoke", "a short bench runs and its JSON parses", checks::bench_smoke),
+    check("vulkan", "the Vulkan backend on lavapipe, with the validation layer on", vulkan::run),
     check("loom", "every interleaving of the core's small models", checks::loom),
     check("windows", "type check for x86_64-pc-windows-msvc", checks::windows),
     check("macos", "type check for aarch64-apple-darwin", checks::macos),

@@ -10,6 +10,8 @@ use gpu_events::Signal;
 use gpu_events::{Device, DeviceInfo};
 #[cfg(feature = "cuda")]
 use gpu_events_conformance::CudaSubject;
+#[cfg(feature = "vulkan")]
+use gpu_events_conformance::VulkanSubject;
 use gpu_events_conformance::{
     CaseReport, CpuSubject, Filter, Outcome, Report, Subject, cases, run as run_suite,
 };
@@ -92,6 +94,13 @@ fn subjects_of(device: &DeviceInfo) -> anyhow::Result<Vec<Arc<dyn Subject>>> {
             Ok([Signal::Cheap, Signal::Prompt]
                 .map(|signal| Arc::new(CudaSubject::new(number, signal)) as Arc<dyn Subject>)
                 .into())
+        }
+        #[cfg(feature = "vulkan")]
+        "vulkan" => {
+            let number = device.name.trim_start_matches("vulkan:").parse()?;
+            // As it is opened by name, and as a user's, which can be told to refuse and to be lost.
+            let subjects = [VulkanSubject::new(number), VulkanSubject::users(number)];
+            Ok(subjects.map(|subject| Arc::new(subject) as Arc<dyn Subject>).into())
         }
         backend => bail!("{}: the suite does not know {backend} devices yet", device.name),
     }

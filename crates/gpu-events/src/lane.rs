@@ -303,8 +303,11 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         loop {
             let mut failed = None;
             // Relaxed: whoever requested was before us or will find the lock free; what it wants flushed was recorded
-            // under the lock that we hold.
-            if self.core.flush_requested.swap(false, Ordering::Relaxed) {
+            // under the lock that we hold. A look is cheaper than the exchange, and one that comes too early is made good
+            // below.
+            if self.core.flush_requested.load(Ordering::Relaxed)
+                && self.core.flush_requested.swap(false, Ordering::Relaxed)
+            {
                 failed = self.flush_locked(&mut submit).err();
             }
             drop(submit);

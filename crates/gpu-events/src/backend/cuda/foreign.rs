@@ -61,6 +61,10 @@ impl Foreign {
         self.event
     }
 
+    pub(super) fn gpu(&self) -> &'static Gpu {
+        self.gpu
+    }
+
     pub(super) fn look(&self, lane: &Arc<Lane<Self>>) -> Look {
         self.collect(lane);
         if lane.core.timeline.progress(Self::POSITION) == Progress::Pending {

@@ -655,11 +655,13 @@ impl BackendStream for Queue {
     fn wait(&self, source: &Source<'_>) -> Result<Waited> {
         let _entered = self.enter()?;
         self.check_capture()?;
-        if let Some(other) = source.backend::<Self>() {
+        // With two drivers in a process, a simulated one say, neither knows the other's handles.
+        let is_ours = |gpu: &Gpu| ptr::eq(gpu.api, self.gpu.api);
+        if let Some(other) = source.backend::<Self>().filter(|other| is_ours(other.gpu)) {
             other.be_waited_for(self.gpu, self.raw, source.position())?;
             return Ok(Waited::Native);
         }
-        if let Some(foreign) = source.backend::<Foreign>() {
+        if let Some(foreign) = source.backend::<Foreign>().filter(|foreign| is_ours(foreign.gpu())) {
             // As in `wait_raw`: it may be out of a capture by now.
             self.expose();
             self.wait_for_event(foreign.event())?;

@@ -71,9 +71,11 @@ pub(in crate::backend) struct Queue {
     flight: Mutex<VecDeque<InFlight>>,
     /// The last position that was submitted.
     submitted: AtomicU64,
+    /// One that is known to be complete, with no reference to the lane to be taken.
+    known: AtomicU64,
     /// The last submission: its last position, and its number on the port.
     last: Mutex<(u64, u64)>,
-    /// Pieces of work and recordings that are gathered. Beside the lock, so that the pump need not take that.
+    /// Pieces of work, and recordings that stand alone, that are gathered. Beside the lock, so that the pump need not take that.
     pieces: AtomicU64,
     watch: Mutex<Watch>,
     _keep_alive: Option<Kept>,
@@ -223,6 +225,7 @@ impl Queue {
             gathered: Mutex::new(Gathered::new()),
             flight: Mutex::default(),
             submitted: AtomicU64::new(0),
+            known: AtomicU64::new(0),
             last: Mutex::default(),
             pieces: AtomicU64::new(0),
             watch: Mutex::default(),
@@ -291,6 +294,8 @@ impl Queue {
                 // No more than was submitted: users can't be kept from signaling what they are shown.
                 let reached = reached.min(self.submitted());
                 let done = self.settle(reached);
+                // Relaxed: see `full`.
+                self.known.fetch_max(reached, Ordering::Relaxed);
                 lane.advance(reached);
                 drop(done);
             }
@@ -462,7 +467,9 @@ impl Queue {
     fn full(&self, position: u64) -> Option<Room> {
         let before = position - 1;
         // What the GPU has reached is not told here: wakers must not run under the submit lock.
-        let is_full = before.saturating_sub(self.completed()) >= self.depth
+        // Relaxed: an old value costs a question.
+        let is_full = before.saturating_sub(self.known.load(Ordering::Relaxed)) >= self.depth
+            && before.saturating_sub(self.completed()) >= self.depth
             && self
                 .semaphore
                 .reached(self.gpu.functions())
@@ -610,43 +617,49 @@ impl BackendStream for Queue {
             return Ok(Signaled::Full(room));
         }
         let stamp = if timed && self.port.timed { Some(self.port.family.stamp(&self.gpu)?) } else { None };
-        let ends_work = {
+        let (more, counts) = {
             let mut gathered = lock(&self.gathered);
             // A signal may not be too far from the last one either, so now and then one goes to the driver all the same.
             let near = position - self.submitted() < (self.gpu.furthest / 2).max(1);
             if !timed && near && gathered.dead.is_none() && self.is_idle(&gathered) {
                 gathered.recorded = position;
+                // Relaxed: see `full`.
+                self.known.store(position, Ordering::Relaxed);
                 return Ok(Signaled::Done(None));
             }
             let Some(segment) = gathered.open() else {
                 // Failed this very moment.
                 return Ok(Signaled::Pending(None));
             };
-            let ends_work = match segment.parts.last_mut() {
+            let (more, counts) = match segment.parts.last_mut() {
                 // Nothing has come since: it is the same point.
                 Some(part) if part.last != 0 && stamp.is_none() => {
                     part.last = position;
-                    false
+                    (false, false)
                 }
                 _ => {
                     let part = segment.open();
                     part.last = position;
+                    // Work has been counted.
+                    let counts = part.commands.is_empty();
                     if let Some(stamp) = &stamp {
                         // It ends in one itself.
                         part.commands.pop_if(|last| *last == self.port.family.barrier);
                         part.commands.push(stamp.commands());
                         part.stamp = Some(stamp.clone());
                     }
-                    true
+                    (true, counts)
                 }
             };
             gathered.recorded = position;
-            ends_work
+            (more, counts)
         };
-        // Whoever gathered what this only adds a number to has seen to it that it will be submitted.
-        if ends_work {
+        if counts {
             // Relaxed: a count.
             self.pieces.fetch_add(1, Ordering::Relaxed);
+        }
+        // Whoever gathered what this only adds a number to has seen to it that it will be submitted.
+        if more {
             self.gathered_more();
         }
         Ok(Signaled::Pending(stamp.map(|stamp| stamp as Arc<dyn Stamp>)))
