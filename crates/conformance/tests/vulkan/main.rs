@@ -4,6 +4,7 @@
 //! Whatever validation layers say of a trial is a failure as well: `VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation`.
 //! `cargo test -p gpu-events-conformance --test vulkan -- NAME` runs those with this in their names.
 
+mod calls;
 #[path = "../shared/observers.rs"]
 mod observers;
 #[path = "../shared/stress.rs"]
@@ -30,6 +31,14 @@ const TRIALS: &[Row] = &[
     ("suite::system", || suite::run(Arc::new(VulkanSubject::new(0))), LONG),
     ("suite::users", || suite::run(Arc::new(VulkanSubject::users(0))), LONG),
     ("stress::system", || stress(&VulkanSubject::new(0)), LONG),
+    ("calls::submissions", calls::submissions, SHORT),
+    ("calls::semaphores", calls::semaphores, SHORT),
+    ("calls::polls", calls::polls, SHORT),
+    ("calls::loss", calls::loss, SHORT),
+    ("calls::adopted", calls::adopted, SHORT),
+    ("calls::foreign", calls::foreign, SHORT),
+    ("calls::kept", calls::kept, SHORT),
+    ("calls::nothing_is_left", calls::nothing_is_left, SHORT),
 ];
 
 fn stress(subject: &VulkanSubject) {

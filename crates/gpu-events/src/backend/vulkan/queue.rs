@@ -345,12 +345,12 @@ impl Queue {
         }
     }
 
-    /// Something was gathered: submits it when the submit lock is let go of, or sees to it that it is when the GPU would
-    /// run dry. *Held.*
-    fn gathered_more(&self) {
+    /// Something was gathered. With more than so many pieces, or if the GPU has too little to do, submits them when the
+    /// submit lock is let go of; otherwise sees to it that they are when the GPU would run dry. *Held.*
+    fn gathered_more(&self, most: u64) {
         let Some(lane) = self.lane() else { return };
         // Relaxed: a count, and of this thread's.
-        let full = self.pieces.load(Ordering::Relaxed) > self.bound;
+        let full = self.pieces.load(Ordering::Relaxed) > most;
         if self.adopted || full || self.in_flight() < BUSY {
             lane.request_flush();
         } else {
@@ -459,7 +459,8 @@ impl Queue {
         }
         // Relaxed: a count.
         self.pieces.fetch_add(1, Ordering::Relaxed);
-        self.gathered_more();
+        // One more than with a recording: that is likely to follow, and belongs into the same submission.
+        self.gathered_more(self.bound.saturating_add(1));
         Ok(Pushed::Done)
     }
 
@@ -660,7 +661,7 @@ impl BackendStream for Queue {
         }
         // Whoever gathered what this only adds a number to has seen to it that it will be submitted.
         if more {
-            self.gathered_more();
+            self.gathered_more(self.bound);
         }
         Ok(Signaled::Pending(stamp.map(|stamp| stamp as Arc<dyn Stamp>)))
     }
@@ -796,7 +797,7 @@ impl Queue {
             segment.wait([wait]);
         }
         if self.adopted {
-            self.gathered_more();
+            self.gathered_more(self.bound);
         }
     }
 }
