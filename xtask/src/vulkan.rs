@@ -29,7 +29,7 @@ const MISTAKES: &[(&str, Option<&str>)] = &[
 /// What runs under the layer.
 const STEPS: &[(&str, &str)] = &[
     ("suite", "cargo test --locked -p gpu-events-conformance --test vulkan"),
-    ("pipeline", "cargo test --locked -p gpu-events-cli --lib --test it vulkan"),
+    ("pipeline", "cargo test --locked -p gpu-events-cli --lib --test it"),
     ("doctor", "cargo run --locked -- doctor --device vulkan:0"),
     ("wgpu", "cargo test --locked -p gpu-events-wgpu-example"),
 ];
