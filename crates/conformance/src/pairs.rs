@@ -152,7 +152,10 @@ pub fn pair_checks(peers: &[Peer]) -> Vec<PairCheck> {
         }
     }
     for (name, fails) in [("order", false), ("failure", true)] {
-        let peers = peers.to_vec();
+        // With several gates of one stream that fail, the simulated device gives up more than it has to, and says nothing of
+        // what it did before.
+        let can = |peer: &&Peer| !fails || peer.name != "simulated";
+        let peers: Vec<_> = peers.iter().filter(can).cloned().collect();
         checks.push(PairCheck::new(format!("all::{name}"), move || crowd(&peers, fails)));
     }
     checks
@@ -460,6 +463,11 @@ fn both_waits_fail(pair: Pair) -> Verdict {
 
 fn lost_source(pair: Pair) -> Verdict {
     let cx = &pair.cx;
+    let both_cuda = [&pair.source, &pair.waiter].iter().all(|side| side.device.info().backend == "cuda");
+    if both_cuda && pair.meeting == Meeting::Other {
+        // No driver says of a wait between GPUs whether a fault lets it go before anybody can be told; the fake one does.
+        return Err(Stop::skip("a wait in CUDA's driver may end with the fault, before that is known"));
+    }
     let (waiting, _gate) = pair.waiting()?;
     pair.source.subject.lose(&pair.source.device)?;
     let error = waiting.fails(cx, ErrorKind::DeviceLost)?;

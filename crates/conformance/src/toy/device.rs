@@ -527,11 +527,18 @@ impl Gate for ToyGate {
         }
         // Relaxed: a fault's own count.
         shared.closed_gates.fetch_sub(1, Ordering::Relaxed);
-        if lane.is_failed() {
-            // Everything behind the gate has failed. Nobody wants it run on what was never written.
-            stream.give_up();
-        } else {
+        {
             let mut host = lock(&stream.host);
+            // Everything behind the gate has failed, unless that was said of a later one. Nobody wants it run on what was
+            // never written. What is before it, maybe behind a gate of its own, goes on.
+            if lane.is_failed() && !host.dead {
+                let this =
+                    |item: &Item| matches!(item, Item::Gate(gate) if std::ptr::eq(&raw const **gate, self));
+                let place = host.items.iter().position(this).unwrap_or(host.items.len());
+                host.items.truncate(place);
+                host.flushed = host.flushed.min(place);
+                host.dead = true;
+            }
             stream.submit(&mut host);
             let left = host.items.len() > host.flushed;
             drop(host);
