@@ -5,7 +5,7 @@ pub mod layer;
 mod memory;
 
 use self::layer::Layered;
-use crate::{Adopted, Cells, Stop, Subject, Verdict};
+use crate::{Adopted, Case, Cells, Expectation, Stop, Subject, Verdict};
 use ash::vk::{self, Handle};
 use gpu_events::{
     Device, Error, ErrorKind, Result, Stream, StreamOptions,
@@ -136,9 +136,21 @@ impl Subject for VulkanSubject {
 
     fn busy(&self, stream: &Stream, time: Duration) -> Verdict {
         // The GPU may be faster than it was when it was measured.
-        let fills = (2 * time).div_duration_f64(fill_time(stream.device())?).ceil();
+        let fills = (3 * time).div_duration_f64(fill_time(stream.device())?).ceil();
         let gpu = Gpu::of(stream.device())?;
         Ok(gpu.fill(stream, &gpu.field()?, fills as u32)?)
+    }
+
+    fn expectation(&self, case: &Case) -> Expectation {
+        // Seen on an H100: the last of the child is the kernel's, which takes the driver's share of it apart.
+        let slow = self.maker == Maker::User && case.id == 91;
+        let name = format!("vulkan:{}", self.ordinal);
+        if slow && Device::list().iter().any(|device| device.name == name && !device.emulated) {
+            return Expectation::Skip(
+                "a fork's child takes up to a minute to end where several VkDevices are open".to_owned(),
+            );
+        }
+        Expectation::Pass
     }
 
     fn fail(&self, _stream: &Stream) -> Verdict {
@@ -250,9 +262,12 @@ fn fill_time(device: &Device) -> Result<Duration> {
     while round(fills)? < ROUND {
         fills *= 2;
     }
-    // The best of many short ones: whatever else the machine is busy with, one of them is left alone.
+    // The best of many short ones: whatever else the machine is busy with, one of them is left alone; and a GPU that was idle
+    // takes a while until it is as fast as it gets.
+    const LONG: Duration = Duration::from_millis(400);
     let mut best = Duration::MAX;
-    for _ in 0..16 {
+    let begun = Instant::now();
+    while begun.elapsed() < LONG {
         best = best.min(round(fills)?);
     }
     let time = best / fills;

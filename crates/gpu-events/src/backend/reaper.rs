@@ -10,6 +10,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, Sender},
     },
 };
@@ -31,35 +32,48 @@ impl Reaper {
 
     /// Drops `kept` on the thread.
     pub(super) fn let_go_of(&self, kept: KeepAlive) {
+        // SeqCst: with `quiesce`. Either this is counted, or it is leaked.
+        PENDING.fetch_add(1, Ordering::SeqCst);
+        if CLOSED.load(Ordering::SeqCst) {
+            PENDING.fetch_sub(1, Ordering::SeqCst);
+            return std::mem::forget(kept);
+        }
         let thread = self.thread.get_or_init(|| {
             let (send, receive) = mpsc::channel::<KeepAlive>();
-            let drop_all = move || receive.into_iter().for_each(|kept| contain(|| drop(kept)));
+            let drop_all = move || {
+                receive.into_iter().for_each(|kept| {
+                    contain(|| drop(kept));
+                    // SeqCst: as where it is counted.
+                    PENDING.fetch_sub(1, Ordering::SeqCst);
+                });
+            };
             spawn(self.name.clone(), drop_all).ok().map(|()| send)
         });
         match thread {
             Some(thread) => drop(thread.send(kept)),
-            // No thread to be had: leaked rather than run on somebody else's.
-            None => std::mem::forget(kept),
-        }
-    }
-
-    /// Waits until it has let go of everything so far, or for so long.
-    #[cfg(all(feature = "vulkan", unix))]
-    pub(super) fn drain(&self, most: std::time::Duration) {
-        struct Last(Sender<()>);
-
-        impl Drop for Last {
-            fn drop(&mut self) {
-                // Nobody may wait any more.
-                let _ = self.0.send(());
+            None => {
+                // No thread to be had: leaked rather than run on somebody else's.
+                std::mem::forget(kept);
+                PENDING.fetch_sub(1, Ordering::SeqCst);
             }
         }
-        if let Some(Some(thread)) = self.thread.get() {
-            let (through, wait) = mpsc::channel();
-            // The thread lives as long as this does.
-            let _ = thread.send(Arc::new(Last(through)));
-            let _ = wait.recv_timeout(most);
-        }
+    }
+}
+
+/// What is to be let go of, and is not yet, by all of them.
+static PENDING: AtomicUsize = AtomicUsize::new(0);
+/// The process ends: what would be let go of is leaked.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// At the end of the process: waits until nothing is being let go of, or for so long. With `for_good`, nothing is any more
+/// from then on: whoever's destructor would call a driver that has ended itself by then would crash.
+#[cfg(all(feature = "vulkan", unix))]
+pub(super) fn quiesce(for_good: bool, most: std::time::Duration) {
+    CLOSED.fetch_or(for_good, Ordering::SeqCst);
+    let until = std::time::Instant::now() + most;
+    // SeqCst: see `let_go_of`.
+    while PENDING.load(Ordering::SeqCst) > 0 && std::time::Instant::now() < until {
+        std::thread::yield_now();
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Driver {
     /// Every semaphore that was ever made: to make one takes up to 400 µs, so they are used again and again.
     semaphores: Mutex<Vec<vk::Semaphore>>,
     families: Mutex<Vec<Arc<Family>>>,
+    /// The queues of a device that is not ours.
+    ports: Mutex<Vec<Arc<Port>>>,
     bridges: Bridges,
     /// The device was made by us.
     ours: bool,
@@ -60,11 +62,38 @@ impl Driver {
         Ok(raw)
     }
 
+    /// Whether the queues have come past all that was submitted to them. That a counter has its value does not mean that the
+    /// driver is through with the semaphore: some touch those that a submission waited for after they have signaled its end.
+    fn is_through(&self) -> bool {
+        const MOST: u64 = 10_000_000_000;
+        std::mem::take(&mut *lock(&self.ports)).iter().all(|port| {
+            let info = vk::FenceCreateInfo::default();
+            // SAFETY: the device is there.
+            let Ok(fence) = (unsafe { self.device.create_fence(&info, None) }) else { return false };
+            let submitted = port.submit_fence(&self.device, fence);
+            let fences = [fence];
+            // SAFETY: the fence was made above.
+            let waited = submitted.and_then(|()| unsafe { self.device.wait_for_fences(&fences, true, MOST) });
+            match waited {
+                Ok(()) | Err(vk::Result::ERROR_DEVICE_LOST) => {
+                    // SAFETY: it was signaled, or nothing is on its way any more.
+                    unsafe { self.device.destroy_fence(fence, None) };
+                    true
+                }
+                Err(_) => false,
+            }
+        })
+    }
+
     /// Gives everything back. Nothing of ours is on its way any more, unless the device is lost.
     pub(super) fn destroy(mut self) {
         if self.ours {
             // SAFETY: nobody else has a queue of it. To be sure of what the counters say already.
             let _ = unsafe { self.device.device_wait_idle() };
+        } else if !self.is_through() {
+            // What the user's queue still stands behind may stand there for ever.
+            std::mem::forget(self);
+            return;
         }
         self.bridges.destroy();
         for family in std::mem::take(&mut *lock(&self.families)) {
@@ -357,6 +386,7 @@ impl Gpu {
             device,
             semaphores: Mutex::default(),
             families: Mutex::default(),
+            ports: Mutex::default(),
             bridges,
             ours,
             keep_alive,
@@ -380,6 +410,9 @@ impl Gpu {
                 return Err(error);
             }
         };
+        if !driver.ours {
+            lock(&driver.ports).extend(ports.iter().cloned());
+        }
         let gpu = Arc::new(Self {
             name: described.name.clone(),
             index,
@@ -446,6 +479,9 @@ impl Gpu {
         let timed = self.clock.is_of_device() || self.ports.is_empty();
         let port = Arc::new(Port::new(raw, family, Some(access), timed));
         adopted.push(Arc::downgrade(&port));
+        if !self.driver.ours {
+            lock(&self.driver.ports).push(port.clone());
+        }
         Ok(port)
     }
 

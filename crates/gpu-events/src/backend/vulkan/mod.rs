@@ -240,7 +240,8 @@ pub unsafe fn open(existing: ExistingDevice) -> Result<Device> {
 ///
 /// # Safety
 /// The queue is one of the device's `VkDevice` and of the family that was said, is used under its lock alone, and stays good
-/// for as long as `keep_alive` is held.
+/// for as long as the device's own keep-alive is held, as queues do: it is used once more when the device is given back. The
+/// lock must not keep the device.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] if `device` is no Vulkan device, [`ErrorKind::InvalidArgument`] if there is no such family,

@@ -71,7 +71,7 @@ impl Port {
         batches: &[vk::SubmitInfo<'_>],
         agrees: impl Fn(u64) -> bool,
     ) -> Result<Option<u64>, vk::Result> {
-        let submit = || {
+        self.alone(|| {
             // Relaxed, as below: changed with the queue to ourselves.
             let before = self.submissions.load(Ordering::Relaxed);
             if !agrees(before) {
@@ -82,11 +82,21 @@ impl Port {
             unsafe { device.queue_submit(self.raw, batches, vk::Fence::null()) }?;
             self.submissions.store(before + 1, Ordering::Relaxed);
             Ok(Some(before + 1))
-        };
+        })
+    }
+
+    /// Has the fence signaled once the queue has come past all that was submitted to it.
+    pub(super) fn submit_fence(&self, device: &ash::Device, fence: vk::Fence) -> Result<(), vk::Result> {
+        // SAFETY: the fence is the device's, and used for nothing else; the queue is not used by anybody else meanwhile.
+        self.alone(|| unsafe { device.queue_submit(self.raw, &[], fence) })
+    }
+
+    /// Calls this with the queue to ourselves.
+    fn alone<R>(&self, call: impl Fn() -> Result<R, vk::Result>) -> Result<R, vk::Result> {
         match &self.access {
             Access::Ours(access) => {
                 let _access = lock(access);
-                submit()
+                call()
             }
             Access::Theirs(access) => {
                 let mut outcome = None;
@@ -94,7 +104,7 @@ impl Port {
                 contain(|| {
                     access(&mut || {
                         // Once, whatever the lock does.
-                        outcome.get_or_insert_with(submit);
+                        outcome.get_or_insert_with(&call);
                     });
                 });
                 outcome.unwrap_or(Err(vk::Result::ERROR_UNKNOWN))

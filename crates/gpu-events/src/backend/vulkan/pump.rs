@@ -10,7 +10,7 @@ use super::{
     queue::{InFlight, Queue},
 };
 #[cfg(unix)]
-use crate::fork;
+use crate::{backend::reaper::quiesce, fork};
 use crate::{
     backend::{
         Lane,
@@ -56,7 +56,10 @@ fn at_exit(pump: &Arc<Pump>) {
                 return;
             }
             let pumps: Vec<_> = std::mem::take(&mut *lock(&PUMPS)).iter().filter_map(Weak::upgrade).collect();
+            // What is let go of may be the last reference to a device, and a device's end lets go of things.
+            quiesce(false, AT_EXIT);
             pumps.iter().for_each(|pump| pump.stop());
+            quiesce(true, AT_EXIT);
         }
         let mut pumps = lock(&PUMPS);
         pumps.retain(|pump| pump.strong_count() > 0);
@@ -254,8 +257,6 @@ impl Pump {
     /// Has it make no more calls, and waits until it is in none.
     #[cfg(unix)]
     fn stop(&self) {
-        // It may let go of the last reference to the device.
-        self.reaper.drain(AT_EXIT);
         self.put(|inbox| inbox.stop = true);
         let until = Instant::now() + AT_EXIT;
         let mut inbox = lock(&self.inbox);

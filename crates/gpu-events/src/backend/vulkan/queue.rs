@@ -37,7 +37,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fmt,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
@@ -804,7 +804,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let flight = std::mem::take(&mut *lock(&self.flight));
+        let flight = std::mem::take(self.flight.get_mut().unwrap_or_else(PoisonError::into_inner));
         if fork::happened() {
             // The parent's.
             std::mem::forget(flight);
