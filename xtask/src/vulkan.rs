@@ -26,6 +26,12 @@ const MISTAKES: &[(&str, Option<&str>)] = &[
     ("threads", Some("Threading-MultipleThreads")),
 ];
 
+/// What the layer says of itself: that it has lost count of a timeline semaphore, which it calls "most likely a validation
+/// bug". It is one, which many have met (KhronosGroup/Vulkan-ValidationLayers, 4968 and 8461): a counter that a thread reads
+/// while another is within `vkQueueSubmit` may be ahead of what the layer has written down. Where it holds a thread up, which
+/// it does for ten seconds, tests that have less patience fail all the same.
+const OF_ITSELF: &str = "UNASSIGNED-VkSemaphore-state-timeout";
+
 /// What runs under the layer.
 const STEPS: &[(&str, &str)] = &[
     ("suite", "cargo test --locked -p gpu-events-conformance --test vulkan"),
@@ -163,6 +169,12 @@ impl<'cx> Layer<'cx> {
             println!("{finding}");
         }
         println!("{name}: {} messages, of {} instances", log.findings.len(), log.instances);
+        if log.of_itself > 0 {
+            println!(
+                "{name}: {} times the layer lost count itself ({OF_ITSELF}), which is no finding",
+                log.of_itself
+            );
+        }
         ran?;
         // A test that found no device, or that hides the layer from its processes, would have nothing reported either.
         ensure!(log.instances > 0, "no process made an instance with the layer on");
@@ -250,6 +262,8 @@ struct Log {
     instances: usize,
     /// Errors and warnings.
     findings: Vec<String>,
+    /// How often it lost count itself.
+    of_itself: usize,
 }
 
 impl Log {
@@ -259,7 +273,9 @@ impl Log {
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let begins = line.contains("Validation ") && line.contains("MessageID = ");
             if begins {
-                is_finding = !line.contains("Validation Information: ");
+                let of_itself = line.starts_with(OF_ITSELF);
+                log.of_itself += usize::from(of_itself);
+                is_finding = !of_itself && !line.contains("Validation Information: ");
             }
             if line.contains("Khronos Validation Layer Active") && !is_finding {
                 log.instances += 1;
@@ -312,9 +328,10 @@ mod tests {
             Current Disables: None.\n\n    Objects: 1\n\
             SYNC-HAZARD(ERROR / SPEC): msgNum: 2 - Validation Error: [ SYNC-HAZARD ] Object 0: | MessageID = 0x2 | vkCmd\n    Objects: 1\n\
             VUID(WARN / SPEC): msgNum: 3 - Validation Warning: [ VUID ] | MessageID = 0x3 | vk\n\
+            UNASSIGNED-VkSemaphore-state-timeout(ERROR / SPEC): msgNum: 5 - Validation Error: [ UNASSIGNED-VkSemaphore-state-timeout ] | MessageID = 0x5 | Timeout\n    Objects: 1\n\
             UNASSIGNED-cache(INFO / SPEC): msgNum: 4 - Validation Information: [ UNASSIGNED-cache ] | MessageID = 0x4 | no\n";
         let log = Log::new(text);
-        assert_eq!(log.instances, 1);
+        assert_eq!((log.instances, log.of_itself), (1, 1));
         assert_eq!(log.findings.len(), 2, "{log:?}");
         assert!(log.findings[0].starts_with("SYNC-HAZARD") && log.findings[0].ends_with("Objects: 1"));
         assert_eq!(Log::new("what is this?\n").findings, ["what is this?"]);
