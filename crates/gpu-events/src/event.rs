@@ -366,6 +366,26 @@ impl Slot {
     }
 }
 
+/// Where the time of one recording is, whatever becomes of its event (R2).
+#[cfg(all(feature = "trace", not(gpu_events_loom)))]
+pub(crate) struct TimeOfRecording {
+    time: Time,
+    clock: crate::time::Clock,
+}
+
+#[cfg(all(feature = "trace", not(gpu_events_loom)))]
+impl TimeOfRecording {
+    /// The time, once the recording is complete; `None` if nobody can tell.
+    pub(crate) fn read(&self) -> Option<Timestamp> {
+        let ticks = match &self.time {
+            Time::NotMeasured => None,
+            Time::Ticks(ticks) => Some(*ticks),
+            Time::Stamp(stamp) => stamp.ticks().ok(),
+        };
+        ticks.map(|ticks| self.clock.at(ticks))
+    }
+}
+
 /// An event's current recording, taken out of it: what waits, callbacks and futures bind to (R2).
 #[derive(Debug)]
 pub(crate) enum Point {
@@ -438,6 +458,31 @@ impl Event {
 
     pub(crate) fn point(&self) -> Point {
         self.slot().point()
+    }
+
+    /// The position of the current recording, complete or not.
+    #[cfg(all(feature = "trace", not(gpu_events_loom)))]
+    pub(crate) fn position(&self) -> Option<u64> {
+        // Relaxed: for whoever has just recorded it.
+        let state = self.slot().state.load(Ordering::Relaxed);
+        (state != UNRECORDED).then_some(state >> SHIFT)
+    }
+
+    /// Where the time of this very recording is, if it is timed and still the current one.
+    #[cfg(all(feature = "trace", not(gpu_events_loom)))]
+    pub(crate) fn time_of(&self, recording: &Target) -> Option<TimeOfRecording> {
+        if !self.is_timed() {
+            return None;
+        }
+        let (point, time) = self.slot().timed_point();
+        let is_current = match point {
+            Point::Unrecorded => false,
+            Point::Done => self.position() == Some(recording.position),
+            Point::At(target) => {
+                Arc::ptr_eq(&target.lane, &recording.lane) && target.position == recording.position
+            }
+        };
+        is_current.then(|| TimeOfRecording { time, clock: self.slot().pool.device().info().clock })
     }
 
     /// Is about to be recorded on `lane`, which is of its device, for the first time.

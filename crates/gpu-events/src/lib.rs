@@ -36,6 +36,7 @@
 //! - [`Event`], [`EventPool`], and [`EventTable`] for ids; [`statuses`], [`wait_any`] and [`wait_all`] over many events.
 //! - [`HostSignal`]: events that the host completes; [`External`]: for work that somebody else submits.
 //! - [`Timestamp`], [`Elapsed`], [`Correlation`]: time, with its clock and resolution.
+//! - `trace` (with the feature of that name): spans, timelines, and what shows them.
 //! - [`StallReport`]: who waits for what, when things stand still.
 //! - [`backend`]: for those who bring a device.
 //!
@@ -55,6 +56,8 @@
 //!   cudarc gets a feature of its own.
 //! - `metal` (default): GPUs through Metal, on Apple's systems. Elsewhere it brings nothing in, not even a dependency.
 //! - `vulkan` (default): GPUs through Vulkan, whose loader is found when the first is asked for.
+//! - `trace`: spans over timed events on one axis with the host's, their analysis and merging, as HTML, as text, as Chrome's JSON;
+//!   `trace-perfetto` and `trace-opentelemetry` as those have them; `tracing`: the spans of the `tracing` crate beside them.
 //! - `ash-0_38`: Vulkan's handles as [ash](https://docs.rs/ash) 0.38 has them, and what is made of it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -78,6 +81,8 @@ mod stream;
 mod table;
 mod time;
 mod timeline;
+#[cfg(all(feature = "trace", not(gpu_events_loom)))]
+pub mod trace;
 mod wait;
 #[cfg_attr(any(not(feature = "cpu"), gpu_events_loom), allow(dead_code))]
 mod work;

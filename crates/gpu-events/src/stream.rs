@@ -226,7 +226,12 @@ impl Stream {
         fork::check()?;
         match event.point() {
             Point::Unrecorded | Point::Done => Ok(StreamWait::Nothing),
-            Point::At(source) => self.lane.wait(&source),
+            Point::At(source) => {
+                let wait = self.lane.wait(&source)?;
+                #[cfg(all(feature = "trace", not(gpu_events_loom)))]
+                crate::trace::waited(&self.lane, event, &source, wait);
+                Ok(wait)
+            }
         }
     }
 
@@ -244,6 +249,16 @@ impl Stream {
     /// As [`Event::record`].
     pub fn record_timed(&self) -> Result<Event> {
         self.record_into(self.device.acquire(true))
+    }
+
+    /// As [`record_timed`](Self::record_timed), or `None` where there is no room.
+    #[cfg(all(feature = "trace", not(gpu_events_loom)))]
+    pub(crate) fn try_record_timed(&self) -> Result<Option<Event>> {
+        fork::check()?;
+        let mut event = self.device.acquire(true);
+        event.settle_on(&self.lane);
+        let room = self.lane.try_record(event.slot())?;
+        Ok(room.is_none().then_some(event))
     }
 
     fn record_into(&self, mut event: Event) -> Result<Event> {
@@ -443,7 +458,10 @@ impl StreamGuard<'_> {
             return Ok(nothing);
         }
         let inserted = lane.insert_wait(self.submit()?, &source)?;
-        lane.inserted(&source, inserted)
+        let wait = lane.inserted(&source, inserted)?;
+        #[cfg(all(feature = "trace", not(gpu_events_loom)))]
+        crate::trace::waited(lane, event, &source, wait);
+        Ok(wait)
     }
 
     /// As [`Stream::flush`].

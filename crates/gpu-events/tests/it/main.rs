@@ -35,3 +35,5 @@ mod stalls;
 mod statics;
 mod streams;
 mod support;
+#[cfg(feature = "trace")]
+mod trace;
