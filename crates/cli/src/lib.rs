@@ -3,7 +3,7 @@
 //!
 //! It shows what events do on the devices of this machine: `pipeline` is a job whose order is made by events alone;
 //! `devices` says what is here and what it can do; `doctor` runs the conformance suite on it; `bench` says what events
-//! cost on it.
+//! cost on it; `trace` shows and merges what was traced.
 
 mod bench;
 mod devices;
@@ -11,6 +11,7 @@ mod doctor;
 mod fsverity;
 mod output;
 mod pipeline;
+mod trace;
 mod units;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Command {
     Devices(devices::DevicesArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
+    Trace(trace::TraceArgs),
 }
 
 /// What clap itself uses: told apart from work that failed.
@@ -52,6 +54,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Devices(args) => devices::run(args)?,
         Command::Doctor(args) => return doctor::run(args),
         Command::Bench(args) => bench::run(args)?,
+        Command::Trace(args) => trace::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -73,7 +76,7 @@ fn usage(error: &clap::Error) -> ExitCode {
             exit_code(output::print(text).map(|()| ExitCode::SUCCESS))
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            complain("a command is needed: pipeline, devices, doctor or bench (see --help)");
+            complain("a command is needed: pipeline, devices, doctor, bench or trace (see --help)");
             ExitCode::from(USAGE)
         }
         _ => {

@@ -14,6 +14,7 @@ mod pool;
 mod record;
 mod report;
 mod seed;
+mod span;
 mod stats;
 mod status;
 
@@ -79,6 +80,7 @@ impl Bench {
             status::group(self),
             handover::group(self),
             completion::group(self),
+            span::group(self),
             memory::group(self),
             growth::group(self),
         ]

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, bail, ensure};
+use gpu_events::trace::{self, Trace};
 use gpu_events::{Device, Event};
 use indicatif::ProgressBar;
 
@@ -36,8 +37,8 @@ pub(crate) use run::Interrupted;
 
 use crate::fsverity::{self, BLOCK};
 use crate::{output, units};
-use report::{OneStream, Report};
-use run::{Plan, Run};
+use report::{Other, Report};
+use run::{Plan, Run, Timing};
 use source::Source;
 use stages::{CpuStages, Layout, Stages};
 
@@ -74,8 +75,8 @@ impl Defaults {
 /// rather than left to the OOM killer.
 const BUFFERS_LIMIT: u64 = 1 << 30;
 
-/// How often `--compare` runs each way.
-const ROUNDS: usize = 3;
+/// How often `--compare` runs each way, unless it is told.
+const ROUNDS: u16 = 3;
 
 /// Compute a file's fs-verity digest, and show what the streams did meanwhile.
 #[derive(Debug, clap::Args)]
@@ -112,9 +113,27 @@ pub(crate) struct PipelineArgs {
 
     /// Do the same work on a single stream as well, and say how much slower that is
     ///
-    /// With a GPU, on one stream of it and one of the CPU, which take turns.
+    /// With a GPU, on one stream of it and one of the CPU, which take turns. Of a run that is traced, also what that costs,
+    /// beside one in which nothing is timed.
     #[arg(long)]
     compare: bool,
+
+    /// How often `--compare` runs each way
+    #[arg(long, value_name = "N", requires = "compare", default_value_t = ROUNDS, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+
+    /// Write a timeline to look at: one HTML file, for any browser
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<PathBuf>,
+
+    /// Write a trace: for Perfetto (.pftrace), for Chrome (.json) or as HTML (.html)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
+    /// Read the clock of another machine, where `gpu-events trace clock` runs, beside this one's, so that traces of the two can
+    /// be merged
+    #[arg(long, value_name = "ADDRESS", requires = "trace")]
+    clock: Option<String>,
 }
 
 pub(crate) fn run(args: &PipelineArgs) -> anyhow::Result<()> {
@@ -128,32 +147,54 @@ pub(crate) fn run(args: &PipelineArgs) -> anyhow::Result<()> {
     let readers = args.readers.map_or(defaults.readers, usize::from);
     let hashers = args.streams.map_or(defaults.hashers, usize::from);
     let plan = plan(bytes, args.chunk.unwrap_or(defaults.chunk), readers, hashers, args.in_flight)?;
+    // What can't be written should not be found out after an hour's work.
+    args.timeline.iter().try_for_each(trace::check_writable)?;
+    args.trace.iter().try_for_each(Trace::check_output)?;
+    let traced = args.timeline.is_some() || args.trace.is_some();
+    let timing = if traced { Timing::Traced } else { Timing::Timed };
+    let mut samples = Vec::new();
+    let mut sample = || -> anyhow::Result<()> {
+        samples.extend(args.clock.as_deref().map(crate::trace::sample).transpose()?);
+        Ok(())
+    };
     let stop = interrupt::on_ctrl_c(&device)?;
 
-    let rounds = if args.compare { ROUNDS } else { 1 };
-    let runs = if args.compare { 2 * ROUNDS } else { 1 };
-    let bar = bar::over(bytes.saturating_mul(runs as u64));
+    let rounds = if args.compare { args.rounds.into() } else { 1_usize };
+    let ways = if args.compare { 2 + usize::from(traced) } else { 1 };
+    let bar = bar::over(bytes.saturating_mul((rounds * ways) as u64));
     let job = Job { device: &device, plan: &plan, source, stop: &stop, bar: &bar };
-    let (mut pipelined, mut one_stream) = (Vec::new(), Vec::new());
+    let (mut pipelined, mut one_stream, mut untimed) = (Vec::new(), Vec::new(), Vec::new());
+    sample()?;
     for _ in 0..rounds {
-        // Interleaved, so that what else goes on in the machine meets both ways alike.
-        pipelined.push(job.run(Layout::Pipelined { readers, hashers }).with_context(|| name.to_string())?);
+        // Interleaved, so that what else goes on in the machine meets all ways alike.
+        let layout = Layout::Pipelined { readers, hashers };
+        pipelined.push(job.run(layout, timing).with_context(|| name.to_string())?);
+        if args.compare && traced {
+            untimed.push(job.run(layout, Timing::Untimed).with_context(|| name.to_string())?);
+        }
         if args.compare {
-            one_stream.push(job.run(Layout::OneStream).with_context(|| name.to_string())?);
+            one_stream.push(job.run(Layout::OneStream, Timing::Timed).with_context(|| name.to_string())?);
         }
     }
-    let mut roots = pipelined.iter().chain(&one_stream).map(|run| run.root);
+    sample()?;
+    let mut roots = pipelined.iter().chain(&one_stream).chain(&untimed).map(|run| run.root);
     let first = roots.next();
     ensure!(roots.all(|root| Some(root) == first), "{name}: changed between two rounds of reading it");
     bar.finish_and_clear();
 
-    let run = median(pipelined);
+    let mut run = median(pipelined);
+    if let Some(trace) = &mut run.trace {
+        trace.samples.extend(samples);
+        args.timeline.iter().try_for_each(|path| trace.write_html(path))?;
+        args.trace.iter().try_for_each(|path| trace.save(path))?;
+    }
     let report = Report {
         path: &args.file,
         digest: fsverity::format(&fsverity::digest(&run.root, bytes)),
         device: &device,
         plan: &plan,
-        one_stream: args.compare.then(|| OneStream { wall: median(one_stream).wall, rounds }),
+        one_stream: args.compare.then(|| Other { wall: median(one_stream).wall, rounds }),
+        untimed: (args.compare && traced).then(|| Other { wall: median(untimed).wall, rounds }),
         run: &run,
         resident_peak: resident_peak(),
     };
@@ -204,8 +245,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, layout: Layout) -> anyhow::Result<Run> {
-        run_on(self.device, layout, self.plan, self.source.clone(), self.stop, |bytes| self.bar.inc(bytes))
+    fn run(&self, layout: Layout, timing: Timing) -> anyhow::Result<Run> {
+        let collected = |bytes| self.bar.inc(bytes);
+        run_on(self.device, layout, self.plan, self.source.clone(), self.stop, timing, collected)
     }
 }
 
@@ -215,6 +257,7 @@ fn run_on(
     plan: &Plan,
     source: Arc<dyn Source>,
     stop: &Event,
+    timing: Timing,
     collected: impl FnMut(u64),
 ) -> anyhow::Result<Run> {
     // The place where another backend's stages join.
@@ -237,7 +280,7 @@ fn run_on(
         }
         backend => bail!("{}: the pipeline has no stages for {backend} devices", device.name()),
     };
-    let run = run::run(plan, &*stages, stop, collected)?;
+    let run = run::run(plan, &*stages, stop, timing, collected)?;
     // A file that lost only what had been read already, or grew, is not what the digest is of either.
     let now = source.len()?;
     ensure!(now >= plan.bytes, "shrank while it was read: it had {} bytes, and has {now} now", plan.bytes);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use console::style;
 use gpu_events::Device;
+use gpu_events::trace::{Analysis, Trace};
 use serde::Serialize;
 
 use super::run::{Plan, Run};
@@ -18,13 +19,16 @@ pub(crate) struct Report<'a> {
     pub(crate) device: &'a Device,
     pub(crate) plan: &'a Plan,
     pub(crate) run: &'a Run,
-    pub(crate) one_stream: Option<OneStream>,
+    /// The same work on a single stream.
+    pub(crate) one_stream: Option<Other>,
+    /// The same work with nothing timed, and nothing traced.
+    pub(crate) untimed: Option<Other>,
     pub(crate) resident_peak: Option<u64>,
 }
 
-/// The same work on a single stream.
+/// The same work in another way.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OneStream {
+pub(crate) struct Other {
     pub(crate) wall: Duration,
     pub(crate) rounds: usize,
 }
@@ -73,6 +77,12 @@ impl Report<'_> {
                 slower: one_stream.wall.as_secs_f64() / self.run.wall.as_secs_f64(),
                 rounds: one_stream.rounds,
             }),
+            untraced: self.untimed.map(|untimed| JsonUntraced {
+                wall_ns: nanos(untimed.wall),
+                traced_slower: self.run.wall.as_secs_f64() / untimed.wall.as_secs_f64(),
+                rounds: untimed.rounds,
+            }),
+            trace: self.run.trace.as_ref().map(JsonTrace::of),
         }
     }
 
@@ -123,6 +133,10 @@ impl Report<'_> {
         for (name, value) in self.facts() {
             line(&mut table, format_args!("{}{value}", style(format!("{name:<12}")).bold()));
         }
+        if let Some(trace) = &self.run.trace {
+            table.push('\n');
+            table.push_str(&trace.to_table());
+        }
         table
     }
 
@@ -167,6 +181,15 @@ impl Report<'_> {
                 format!("takes {times:.2} × as long: {one}, not {wall} (medians of {of} rounds)"),
             ));
         }
+        if let Some(untimed) = self.untimed {
+            let times = run.wall.as_secs_f64() / untimed.wall.as_secs_f64();
+            let without = units::time(untimed.wall);
+            let of = untimed.rounds;
+            facts.push((
+                "tracing",
+                format!("takes {times:.3} × as long as nothing timed: {wall}, not {without} (medians of {of} rounds)"),
+            ));
+        }
         facts
     }
 }
@@ -207,6 +230,75 @@ struct Json {
     spans_not_measured: u64,
     resident_peak_bytes: Option<u64>,
     one_stream: Option<JsonOneStream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    untraced: Option<JsonUntraced>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<JsonTrace>,
+}
+
+#[derive(Serialize)]
+struct JsonUntraced {
+    wall_ns: u64,
+    traced_slower: f64,
+    rounds: usize,
+}
+
+/// What the trace comes to.
+#[derive(Serialize)]
+struct JsonTrace {
+    extent_ns: u64,
+    dropped: u64,
+    streams: Vec<JsonStream>,
+    overlapped_ns: u64,
+    waits: Vec<JsonWait>,
+}
+
+#[derive(Serialize)]
+struct JsonStream {
+    device: String,
+    stream: String,
+    uncertainty_ns: u64,
+    busy_ns: u64,
+    waiting_ns: u64,
+    idle_ns: u64,
+    critical_ns: u64,
+}
+
+#[derive(Serialize)]
+struct JsonWait {
+    stream: usize,
+    event: String,
+    held_ns: u64,
+    critical: bool,
+}
+
+impl JsonTrace {
+    fn of(trace: &Trace) -> Self {
+        let analysis = Analysis::of(trace);
+        let streams =
+            trace.tracks.iter().zip(&analysis.tracks).enumerate().map(|(index, (track, times))| JsonStream {
+                device: track.device.clone(),
+                stream: track.name.clone(),
+                uncertainty_ns: trace.uncertainty(index),
+                busy_ns: times.busy,
+                waiting_ns: times.waiting,
+                idle_ns: times.idle,
+                critical_ns: times.critical,
+            });
+        let waits = trace.waits.iter().zip(&analysis.waits).map(|(wait, held)| JsonWait {
+            stream: wait.track,
+            event: wait.event.to_string(),
+            held_ns: held.held,
+            critical: held.critical,
+        });
+        Self {
+            extent_ns: trace.extent().map_or(0, |(start, end)| end.abs_diff(start)),
+            dropped: trace.dropped(),
+            streams: streams.collect(),
+            overlapped_ns: analysis.overlap.nanos(),
+            waits: waits.collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]

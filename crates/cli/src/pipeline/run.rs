@@ -1,8 +1,10 @@
 //! The runner: sends chunks through a device's stages, with nothing but events to keep them in order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gpu_events::trace::{Trace, Tracer};
 use gpu_events::{Correlation, ErrorKind, Event, Stream, Timestamp, WaitAny, WaitOptions, wait_any};
 
 use super::spans::{Sweep, Totals};
@@ -67,6 +69,19 @@ pub(crate) struct Run {
     pub(crate) unmeasured: u64,
     /// The most chunks that had begun to be read and were not collected, at one time.
     pub(crate) peak_chunks: usize,
+    /// What happened, if it was traced.
+    pub(crate) trace: Option<Trace>,
+}
+
+/// What of a run is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timing {
+    /// Nothing: its events keep order, and no more. There are no sums then.
+    Untimed,
+    /// Each piece of work.
+    Timed,
+    /// Each piece of work, and waits: all of it is kept.
+    Traced,
 }
 
 /// The user asked to stop.
@@ -89,10 +104,11 @@ pub(crate) fn run(
     plan: &Plan,
     stages: &dyn Stages,
     stop: &Event,
+    timing: Timing,
     mut collected: impl FnMut(u64),
 ) -> anyhow::Result<Run> {
     let start = Instant::now();
-    let mut runner = Runner::new(stages, start)?;
+    let mut runner = Runner::new(stages, start, timing)?;
     let in_flight = plan.in_flight.min(stages.ahead());
     let mut flight = VecDeque::with_capacity(in_flight);
     for index in 0..plan.chunks() {
@@ -115,17 +131,20 @@ pub(crate) fn run(
         collected(runner.collect(&mut flight, 1, stop)?);
     }
     let root = stages.root()?;
+    let wall = start.elapsed();
+    let trace = runner.tracer.is_on().then(|| runner.tracer.finish());
     let (totals, peak_chunks) = runner.sweep.finish();
     let names = stages.stages().iter().map(|stage| (stage.name, stage.streams.len()));
     Ok(Run {
         root,
-        wall: start.elapsed(),
+        wall,
         stages: names.zip(totals).map(|((name, streams), totals)| (name, streams, totals)).collect(),
         in_flight,
         recorded: runner.recorded,
         waits: runner.waits,
         unmeasured: runner.unmeasured,
         peak_chunks,
+        trace,
     })
 }
 
@@ -140,8 +159,9 @@ struct Submitted {
 /// The events before and after a piece of work. The later one is also what the next stage waits for.
 #[derive(Debug)]
 struct Span {
-    begin: Event,
-    end: Event,
+    /// None if nothing is timed.
+    begin: Option<Arc<Event>>,
+    end: Arc<Event>,
 }
 
 impl Submitted {
@@ -153,6 +173,8 @@ impl Submitted {
 struct Runner<'a> {
     stages: &'a dyn Stages,
     start: Instant,
+    timing: Timing,
+    tracer: Tracer,
     /// Place each clock's timestamps on the host's, so that stages of several devices can be compared.
     correlations: Vec<Correlation>,
     sweep: Sweep,
@@ -162,16 +184,18 @@ struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    fn new(stages: &'a dyn Stages, start: Instant) -> gpu_events::Result<Self> {
+    fn new(stages: &'a dyn Stages, start: Instant, timing: Timing) -> gpu_events::Result<Self> {
         let mut correlations: Vec<Correlation> = Vec::new();
         let streams = || stages.stages().iter().flat_map(|stage| &stage.streams);
+        let tracer = if timing == Timing::Traced { Tracer::new("pipeline") } else { Tracer::off() };
+        streams().for_each(|stream| tracer.watch(stream));
         for device in streams().map(Stream::device) {
             if correlations.iter().all(|known| known.device().clock().id() != device.clock().id()) {
                 correlations.push(device.correlate()?);
             }
         }
         let sweep = Sweep::new(stages.stages().len(), streams().count());
-        Ok(Self { stages, start, correlations, sweep, recorded: 0, waits: 0, unmeasured: 0 })
+        Ok(Self { stages, start, timing, tracer, correlations, sweep, recorded: 0, waits: 0, unmeasured: 0 })
     }
 
     /// Submits all stages of one chunk, each behind the one before, the first behind who has its slot now.
@@ -179,23 +203,29 @@ impl<'a> Runner<'a> {
         let stages = self.stages;
         let mut spans: Vec<(usize, Span)> = Vec::with_capacity(stages.stages().len());
         let mut lanes = 0;
-        for (index, Stage { streams, .. }) in stages.stages().iter().enumerate() {
+        for (index, Stage { streams, name }) in stages.stages().iter().enumerate() {
             let turn = (chunk.index % streams.len() as u64) as usize;
             let stream = &streams[turn];
-            let before = spans.last().map(|(_, span)| &span.end).or(taken_by.map(Submitted::collected));
+            let before = spans.last().map(|(_, span)| &*span.end).or(taken_by.map(Submitted::collected));
             let span = (|| {
                 if let Some(before) = before
                     && stream.wait(before)?.inserted()
                 {
                     self.waits += 1;
                 }
-                let begin = stream.record_timed()?;
+                if self.timing == Timing::Untimed {
+                    stages.submit(index, stream, chunk)?;
+                    return Ok(Span { begin: None, end: Arc::new(stream.record()?) });
+                }
+                let submitted = self.tracer.now();
+                let begin = Arc::new(stream.record_timed()?);
                 stages.submit(index, stream, chunk)?;
-                let end = stream.record_timed()?;
-                Ok(Span { begin, end })
+                let end = Arc::new(stream.record_timed()?);
+                self.tracer.add_span(stream, name, &begin, &end, submitted);
+                Ok(Span { begin: Some(begin), end })
             })()
             .map_err(describe)?;
-            self.recorded += 2;
+            self.recorded += 1 + u64::from(span.begin.is_some());
             spans.push((lanes + turn, span));
             lanes += streams.len();
         }
@@ -223,6 +253,7 @@ impl<'a> Runner<'a> {
             self.account(&chunk)?;
             bytes += chunk.bytes as u64;
         }
+        self.tracer.collect();
         self.sweep.settle();
         Ok(bytes)
     }
@@ -232,7 +263,8 @@ impl<'a> Runner<'a> {
         let mut first = None;
         let mut last = None;
         for (stage, (lane, span)) in chunk.spans.iter().enumerate() {
-            let (begin, end) = (self.time_of(&span.begin)?, self.time_of(&span.end)?);
+            let Some(begin) = &span.begin else { continue };
+            let (begin, end) = (self.time_of(begin)?, self.time_of(&span.end)?);
             first = first.or(begin);
             last = end.or(last);
             if let (Some(begin), Some(end)) = (begin, end) {

@@ -111,7 +111,8 @@ fn run_over_on(
         if let Layout::Pipelined { readers, hashers } = layout { (readers, hashers) } else { (1, 1) };
     let plan = plan(source.len()?, chunk, readers, hashers, Some(in_flight))?;
     let mut collected = 0;
-    let run = run_on(&device, layout, &plan, Arc::new(source), &stop, |bytes| collected += bytes)?;
+    let run =
+        run_on(&device, layout, &plan, Arc::new(source), &stop, Timing::Timed, |bytes| collected += bytes)?;
     assert_eq!(collected, plan.bytes);
     assert!(run.peak_chunks <= plan.slots, "{} chunks in {} buffers", run.peak_chunks, plan.slots);
     assert_eq!(run.recorded, plan.chunks() * 2 * stages);
@@ -199,7 +200,8 @@ fn stopping_does_not_wait_for_a_read_that_hangs() {
     let gate = source.gate.as_ref().unwrap();
     let plan = plan(100_000, 4096, 1, 2, None).unwrap();
     thread::scope(|scope| {
-        let run = scope.spawn(|| run_on(&device, PIPELINED, &plan, source.clone(), &stop, |_| ()));
+        let run =
+            scope.spawn(|| run_on(&device, PIPELINED, &plan, source.clone(), &stop, Timing::Timed, |_| ()));
         gate.until_somebody_waits();
         signal.complete();
         let error = run.join().unwrap().unwrap_err();

@@ -4,6 +4,7 @@ mod bad_input;
 mod digest;
 mod kernel;
 mod reports;
+mod traces;
 #[cfg(target_os = "linux")]
 mod under_way;
 
