@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use xshell::{Shell, cmd};
 
-use crate::{Context, toolchain, vulkan};
+use crate::{Context, toolchain, trace, vulkan};
 
 /// The version the configuration in deny.toml is written for.
 const CARGO_DENY: &str = "~0.20";
@@ -23,6 +23,7 @@ pub(crate) fn run(cx: &Context) -> Result<()> {
 fn install_packages(sh: &Shell) -> Result<()> {
     let mut wanted = vec!["fsverity"];
     wanted.extend(vulkan::PACKAGES);
+    wanted.extend(trace::PACKAGES);
     if !toolchain::nightly_has_std_source(sh) {
         wanted.extend(["rustc-web", "cargo-web", "rust-web-src"]);
     }

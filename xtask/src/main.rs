@@ -5,6 +5,7 @@ mod install;
 mod metal;
 mod readme;
 mod toolchain;
+mod trace;
 mod vulkan;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ const TASKS: &[Task] = &[
     check("doctor", "the conformance suite on the CPU device, through the binary", checks::doctor),
     check("bench-smoke", "a short bench runs and its JSON parses", checks::bench_smoke),
     check("vulkan", "the Vulkan backend on lavapipe, with the validation layer on", vulkan::run),
+    check("trace", "traces in Perfetto's trace processor and in a browser", trace::run),
     check("loom", "every interleaving of the core's small models", checks::loom),
     check("windows", "type check for x86_64-pc-windows-msvc", checks::windows),
     check("macos", "type check for aarch64-apple-darwin", checks::macos),
