@@ -356,11 +356,11 @@ mod tests {
 
     /// ```text
     ///          0    10   20   30   40   50   60   70   80   90  100
-    /// copy     [a       ][b  ]....................[c       ]
-    /// hash               |1[d           ]......|2 :.........[e    ]
+    /// copy     [a       ][b  ]                   [c       ]
+    /// hash     1.........[d            ]    2..............[e    ]
     /// ```
-    /// Wait 1 (of d, for a) matters: hash had nothing to do from 0, when it came to the wait, to 20. Wait 3 (of d, for a copy
-    /// that was over) held nothing. Wait 2 (of e, for c) matters; what c itself waited for was the host.
+    /// Wait 1 (of d, for a) held hash back from 0 to 20, and was made good for: d is not on the path. Wait 2 (of e, for c) held it
+    /// from 60 to 88, and matters; what c itself came so late for was the host. A third, of e for b, was over when it was come to.
     #[test]
     fn a_trace_made_by_hand_is_analysed_exactly() {
         let mut trace = trace(&["copy", "hash"]);

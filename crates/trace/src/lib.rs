@@ -20,7 +20,7 @@ pub mod exchange;
 mod file;
 mod format;
 mod html;
-mod merge;
+mod merging;
 mod model;
 #[cfg(feature = "opentelemetry")]
 mod otel;
@@ -31,5 +31,5 @@ mod text;
 pub use analysis::{Analysis, Cause, Held, Overlap, Step, TrackTimes};
 pub use error::{Error, ErrorKind, Result};
 pub use format::check_writable;
-pub use merge::merge;
+pub use merging::merge;
 pub use model::{ClockId, ClockSample, Process, Span, Trace, Track, TrackKind, Wait};

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 /// What happened, on one axis of time: nanoseconds of the first process's clock.
 ///
-/// The indices in it (of tracks, spans, processes) are places in its lists. What it comes from ([`read`](Self::from_perfetto),
+/// The indices in it (of tracks, spans, processes) are places in its lists. What it comes from (a file,
 /// [`merge`](crate::merge), the recorder) sees to it that they are right; whoever fills one by hand calls
 /// [`check`](Self::check).
 #[derive(Clone, Debug, Default, PartialEq)]
