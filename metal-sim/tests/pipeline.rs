@@ -64,6 +64,30 @@ fn no_option_changes_it() {
 }
 
 #[test]
+fn a_traced_run_has_every_stage_and_the_same_digest() {
+    let dir = temp_dir();
+    let file = file_of(&dir, 1_000_000);
+    let [page, trace] = ["out.html", "out.pftrace"].map(|name| dir.path().join(name));
+    let outputs = ["--timeline", page.to_str().expect("UTF-8"), "--trace", trace.to_str().expect("UTF-8")];
+    let options =
+        [&["--device", "metal", "--json", "--chunk", "16K", "--streams", "2"], &outputs[..]].concat();
+    let run: Value = serde_json::from_str(stdout(&pipeline(&file, &options, &[]))).expect("JSON");
+    assert_eq!(run["digest"], digest(&pipeline(&file, &[], &[])).split(' ').next().expect("a digest"));
+    let streams = run["trace"]["streams"].as_array().expect("a list");
+    let names: Vec<_> = streams.iter().map(|stream| stream["stream"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["read 0", "collect", "upload", "hash 0", "hash 1", "download"]);
+    assert_eq!(run["trace"]["dropped"], 0);
+    for stream in streams {
+        assert!(stream["busy_ns"].as_u64() > Some(0), "{stream}");
+    }
+    assert_eq!(
+        run["trace"]["waits"].as_array().map(Vec::len),
+        run["waits_inserted"].as_u64().map(|waits| waits as usize)
+    );
+    assert!(page.exists() && trace.exists());
+}
+
+#[test]
 fn the_report_has_every_stage_and_adds_up() {
     let dir = temp_dir();
     let file = file_of(&dir, 1_000_000);

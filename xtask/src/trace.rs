@@ -19,6 +19,9 @@ pub(crate) fn run(cx: &Context) -> Result<()> {
     if install::has_apt(sh) {
         install::packages(sh, PACKAGES)?;
     }
+    // With what is off by default, and so no part of `cargo test --workspace`.
+    cmd!(sh, "cargo test --locked -p gpu-events-trace --all-features").run()?;
+    cmd!(sh, "cargo test --locked -p gpu-events --features tracing --doc trace").run()?;
     let made = PathBuf::from(cx.target_dir("trace"));
     let venv = made.join("venv");
     cmd!(sh, "python3 -m venv {venv}").run()?;

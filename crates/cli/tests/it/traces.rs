@@ -233,3 +233,49 @@ fn what_can_not_be_written_is_said_before_the_work() {
     assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
     assert_eq!(files(dir.path()).len(), 2, "{:?}", files(dir.path()));
 }
+
+#[test]
+fn a_gpus_streams_are_on_the_axis_of_the_hosts() {
+    let devices = gpu_events(["devices", "--json"]);
+    for device in ["metal:0", "vulkan:0"] {
+        if !stdout(&devices).contains(&format!("\"{device}\"")) {
+            println!(
+                "skipped: there is no {device} here (metal-sim/tests/pipeline.rs has a simulated Metal)"
+            );
+            continue;
+        }
+        let dir = temp_dir();
+        let trace = dir.path().join("out.pftrace");
+        let options = [
+            "--device",
+            device,
+            "--streams",
+            "1",
+            "--readers",
+            "1",
+            "--chunk",
+            "256K",
+            "--trace",
+            trace.to_str().unwrap(),
+        ];
+        stdout(&pipeline(&file_of(&dir, 4 << 20), &options));
+        let trace = Trace::open(&trace).unwrap();
+        assert_eq!((trace.tracks.len(), trace.spans.len(), trace.dropped()), (5, 16 * 5, 0));
+        let stage = |name: &str| {
+            let mut spans: Vec<_> = trace.spans.iter().filter(|span| *span.name == *name).collect();
+            spans.sort_by_key(|span| span.start);
+            spans
+        };
+        // Each chunk goes from stage to stage, whoever's clock has told when.
+        let stages = ["read", "upload", "hash", "download", "collect"].map(stage);
+        for (before, after) in stages.iter().zip(&stages[1..]) {
+            assert_eq!(before.len(), 16);
+            for (before, after) in before.iter().zip(after) {
+                let doubt = (trace.uncertainty(before.track) + trace.uncertainty(after.track)) as i64;
+                assert!(before.end <= after.start + doubt, "{before:?} and {after:?}, within {doubt}");
+            }
+        }
+        assert!(trace.uncertainty(stages[1][0].track) > 0, "another's clock is never quite sure");
+        assert!(trace.waits.iter().all(|wait| wait.source.is_some() && wait.before.is_some()));
+    }
+}

@@ -20,9 +20,10 @@ use std::{
     collections::{HashMap, VecDeque},
     mem,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
 };
 
 /// A stream as a tracer knows it.
@@ -43,7 +44,6 @@ struct State {
     next: u64,
     /// `None` while somebody drains.
     done: Option<Done>,
-    begun: bool,
 }
 
 pub(super) enum Op {
@@ -146,7 +146,6 @@ impl StreamTrack {
         let mut state = lock(&self.state);
         let key = state.next;
         state.next += 1;
-        state.begun = true;
         state.ops.push_back(Op::Begin { key, event, position, name, submitted });
         key
     }
@@ -171,7 +170,7 @@ impl StreamTrack {
         }
     }
 
-    /// Takes what is complete from the front. Never blocks.
+    /// Takes what is complete from the front. Never blocks: where another thread is at it, it leaves it to that.
     pub(super) fn drain(&self, core: &Core) {
         let (mut ops, mut done) = {
             let mut state = lock(&self.state);
@@ -305,8 +304,10 @@ impl Core {
         let mut trace = Trace::new(process);
         trace.samples = lock(&self.samples).clone();
 
-        let mut streams: Vec<_> = tracks.iter().map(|track| (track, lock(&track.state))).collect();
-        streams.sort_by(|(one, _), (other, _)| (&one.device, one.lane).cmp(&(&other.device, other.lane)));
+        let mut tracks: Vec<_> = tracks.iter().collect();
+        tracks.sort_by(|one, other| (&one.device, one.lane).cmp(&(&other.device, other.lane)));
+        // In this order, so that two who build at a time don't wait for each other in a circle.
+        let streams: Vec<_> = tracks.into_iter().map(|track| (track, track.state_at_rest())).collect();
         let placements = self.placements(streams.iter().filter_map(|(track, state)| {
             Some((track.clock, state.done.as_ref()?.causality.unwrap_or(Causality::UNKNOWN)))
         }));
@@ -405,6 +406,18 @@ impl Core {
 }
 
 impl StreamTrack {
+    /// The state, with nobody in the middle of draining it, which blocks nobody and is soon over.
+    fn state_at_rest(&self) -> MutexGuard<'_, State> {
+        loop {
+            let state = lock(&self.state);
+            if state.done.is_some() {
+                return state;
+            }
+            drop(state);
+            thread::yield_now();
+        }
+    }
+
     fn describe(&self, placement: Option<&Placement>) -> Track {
         let mut track = Track::stream(self.device.clone(), self.name.clone());
         track.id = self.lane;

@@ -53,6 +53,7 @@ pub use thread::ThreadSpan;
 use crate::{
     device::Device,
     event::Event,
+    fork,
     lane::Lane,
     primitive::lock,
     stream::{Stream, StreamWait},
@@ -68,6 +69,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    thread::ThreadId,
     time::{Duration, SystemTime},
 };
 
@@ -134,7 +136,7 @@ pub(crate) struct Core {
     names: Mutex<HashMap<Arc<str>, ()>>,
     streams: RwLock<HashMap<u64, Arc<StreamTrack>>>,
     clocks: Mutex<HashMap<DeviceClockId, DeviceClock>>,
-    threads: Mutex<Vec<thread::ThreadTrack>>,
+    threads: Mutex<HashMap<ThreadId, thread::ThreadTrack>>,
     samples: Mutex<Vec<ClockSample>>,
 }
 
@@ -184,8 +186,7 @@ impl Tracer {
     /// Whether it collects: it was not made [off](Self::off), and has not [finished](Self::finish).
     #[inline]
     pub fn is_on(&self) -> bool {
-        // Relaxed: a span beside the end of a trace may be in it or not.
-        self.0.on.load(Ordering::Relaxed)
+        self.0.is_on()
     }
 
     /// Begins a span on a stream, around the work that is submitted until the guard goes.
@@ -195,7 +196,9 @@ impl Tracer {
     ///
     /// Never fails and never blocks, but for the stream's submit lock: where there is no room, for want of space in the tracer
     /// or in the stream's queue, or where the stream does not record, the span is dropped and counted
-    /// ([`dropped`](Self::dropped)). So it is while this thread holds the stream's [`lock`](Stream::lock).
+    /// ([`dropped`](Self::dropped)). So it is while this thread holds the stream's [`lock`](Stream::lock). The first span of a
+    /// device, or the first [`watch`](Self::watch), reads the device's clock beside the host's, as [`calibrate`](Self::calibrate)
+    /// does.
     #[inline]
     #[must_use = "a span ends when its guard goes"]
     pub fn span(&self, stream: &Stream, name: &str) -> SpanGuard {
@@ -294,12 +297,17 @@ impl Tracer {
 
     /// Adds a reading of this process's clock beside another's, for [`merge`]; see [`exchange`].
     pub fn add_sample(&self, sample: ClockSample) {
-        lock(&self.0.samples).push(sample);
+        if !fork::happened() {
+            lock(&self.0.samples).push(sample);
+        }
     }
 
     /// Reads the clocks of all devices beside the host's once more. It may take a device some hundred microseconds, and longer
     /// if it is busy: for long traces, now and then, from a thread that has the time.
     pub fn calibrate(&self) {
+        if fork::happened() {
+            return;
+        }
         let devices: Vec<Device> = lock(&self.0.clocks).values().map(|clock| clock.device.clone()).collect();
         for device in devices {
             // With no lock held: it waits for the device.
@@ -312,19 +320,25 @@ impl Tracer {
 
     /// Looks which spans are complete, and takes over their times; their events go back to their pools. Never blocks.
     pub fn collect(&self) {
+        if fork::happened() {
+            return;
+        }
         for track in self.0.tracks() {
             track.drain(&self.0);
         }
     }
 
     /// Ends the trace: no more spans begin, and once all that have ended on the host are complete on their devices, this is
-    /// what happened. Blocks for that; spans whose guard is still there are dropped, and counted.
+    /// what happened. Blocks for that; spans whose guard is still there are dropped, and counted. In a fork's child it is empty.
     pub fn finish(&self) -> Trace {
         self.finish_with(&WaitOptions::new())
     }
 
     /// As [`finish`](Self::finish), for so long and in such a way: what is not complete then is dropped, and counted.
     pub fn finish_with(&self, options: &WaitOptions) -> Trace {
+        if fork::happened() {
+            return Trace::new(Process::new(self.0.name.clone()));
+        }
         self.0.switch_off();
         let options = options.begun();
         let tracks = self.0.tracks();
@@ -354,6 +368,13 @@ fn record(stream: &Stream) -> Option<(Arc<Event>, u64)> {
 }
 
 impl Core {
+    /// Not in a fork's child, where locks may be held by threads that are not there (R41).
+    #[inline]
+    fn is_on(&self) -> bool {
+        // Relaxed: a span beside the end of a trace may be in it or not.
+        self.on.load(Ordering::Relaxed) && !fork::happened()
+    }
+
     fn switch_off(&self) {
         // Relaxed: see `is_on` and `with`.
         self.on.store(false, Ordering::Relaxed);
@@ -408,8 +429,7 @@ impl Core {
 
     fn wait_inserted(&self, lane: &Lane, event: &Event, source: &Target) {
         let track = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(&lane.id()).cloned();
-        // Relaxed: see `is_on`.
-        let (Some(track), true) = (track, self.on.load(Ordering::Relaxed)) else { return };
+        let (Some(track), true) = (track, self.is_on()) else { return };
         if !self.admit() {
             return;
         }
@@ -462,6 +482,9 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
+        if fork::happened() {
+            return;
+        }
         self.switch_off();
         if let Some(watched) = WATCHED.write().unwrap_or_else(PoisonError::into_inner).as_mut() {
             for id in self.streams.get_mut().unwrap_or_else(PoisonError::into_inner).keys() {
@@ -506,6 +529,9 @@ impl Drop for SpanGuard {
 
 impl Open {
     fn end(self) -> Option<Arc<Event>> {
+        if fork::happened() {
+            return None;
+        }
         let end = record(&self.stream);
         let event = end.as_ref().map(|(event, _)| event.clone());
         // Without an end it is taken out, and counted, when the track is looked through.

@@ -1,17 +1,13 @@
 //! Spans of the host's threads.
 
 use super::{Core, Span, Trace, Track};
-use crate::primitive::lock;
-use std::{
-    fmt,
-    marker::PhantomData,
-    sync::Arc,
-    thread::{self, ThreadId},
-};
+use crate::{fork, primitive::lock};
+use std::{fmt, marker::PhantomData, sync::Arc, thread};
 
 /// A thread as a tracer knows it.
 pub(super) struct ThreadTrack {
-    thread: ThreadId,
+    /// Which one it was to come.
+    number: u64,
     name: String,
     spans: Vec<(Arc<str>, i64, i64)>,
 }
@@ -35,7 +31,7 @@ impl ThreadSpan {
 
 impl Drop for ThreadSpan {
     fn drop(&mut self) {
-        if let Some((core, name, start)) = self.0.take() {
+        if let Some((core, name, start)) = self.0.take().filter(|_| !fork::happened()) {
             core.thread_span(name, start);
         }
     }
@@ -57,18 +53,21 @@ impl Core {
         let end = self.axis.now();
         let here = thread::current();
         let mut threads = lock(&self.threads);
-        let place = threads.iter().position(|track| track.thread == here.id()).unwrap_or_else(|| {
-            let name = here.name().map_or_else(|| format!("thread {}", threads.len() + 1), str::to_owned);
-            threads.push(ThreadTrack { thread: here.id(), name, spans: Vec::new() });
-            threads.len() - 1
+        let number = threads.len() as u64 + 1;
+        let track = threads.entry(here.id()).or_insert_with(|| {
+            let name = here.name().map_or_else(|| format!("thread {number}"), str::to_owned);
+            ThreadTrack { number, name, spans: Vec::new() }
         });
-        threads[place].spans.push((name, start, end));
+        track.spans.push((name, start, end));
     }
 
     pub(super) fn add_threads(&self, trace: &mut Trace) {
-        for (number, thread) in (1..).zip(lock(&self.threads).iter()) {
+        let threads = lock(&self.threads);
+        let mut threads: Vec<_> = threads.values().collect();
+        threads.sort_by_key(|thread| thread.number);
+        for thread in threads {
             let mut track = Track::thread(thread.name.clone());
-            track.id = number;
+            track.id = thread.number;
             track.clock = "monotonic clock of the host".to_owned();
             let track = trace.add_track(track);
             for (name, start, end) in &thread.spans {

@@ -60,7 +60,7 @@ struct Page<'a> {
     names: Vec<&'a str>,
     spans: Spans,
     waits: Waits,
-    path: Path_,
+    path: CriticalPath,
     overlap: &'a [u64],
     dropped: u64,
 }
@@ -110,9 +110,9 @@ struct Waits {
     before: Vec<i64>,
 }
 
-/// The critical path.
+/// Its steps.
 #[derive(Default, Serialize)]
-struct Path_ {
+struct CriticalPath {
     from: Vec<i64>,
     to: Vec<i64>,
     cause: Vec<&'static str>,
@@ -164,7 +164,7 @@ impl<'a> Page<'a> {
             waits.source.push(or_none(wait.source));
             waits.before.push(or_none(wait.before));
         }
-        let mut path = Path_::default();
+        let mut path = CriticalPath::default();
         for step in &analysis.critical_path {
             let (cause, of) = match step.cause {
                 Cause::Work(span) => ("work", span),
