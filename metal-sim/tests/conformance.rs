@@ -109,7 +109,7 @@ fn the_suite_passes() {
         let of = report.cases.iter().filter(move |case| case.outcome == outcome);
         of.map(|case| case.id).collect::<Vec<_>>()
     };
-    assert_eq!(ids(Outcome::Failed), []);
+    assert_eq!(ids(Outcome::Failed), [0_u16; 0]);
     assert_eq!(leaks, [], "cases, and what is alive after them");
     let skipped = SKIPPED.into_iter().filter(|id| report.cases.iter().any(|case| case.id == *id));
     assert_eq!(ids(Outcome::Skipped), skipped.collect::<Vec<_>>());

@@ -35,6 +35,8 @@ fn promised() -> Vec<String> {
         "acquire+record+complete+drop, timed",
         "acquire+record+drop on a busy stream, untimed",
         "acquire+record+drop on a busy stream, timed",
+        "span, tracing off",
+        "span on a busy stream, tracing on",
         "status, known",
         "status, pending",
         "hand-over",
