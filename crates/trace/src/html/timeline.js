@@ -78,14 +78,12 @@
     return from;
   }
 
-  // Colours: by name, the same in both themes, apart also for those who see fewer of them.
+  // Colours: one for each name, the same in both themes, apart also for those who see fewer of them.
 
-  const PALETTE = ['#4878a8', '#c2742e', '#5a9367', '#8f6bb0', '#b8923a', '#4c9aa0', '#a65a78', '#7a7f3c'];
-  const colours = names.map((name) => {
-    let hash = 7;
-    for (let at = 0; at < name.length; at++) hash = (hash * 31 + name.charCodeAt(at)) >>> 0;
-    return PALETTE[hash % PALETTE.length];
-  });
+  const PALETTE = ['#4878a8', '#b9652a', '#4a8560', '#8f6bb0', '#96762c', '#3f868c', '#a65a78', '#7a7f3c'];
+  const colours = [];
+  let used = 0;
+  for (const name of spans.name) colours[name] ??= PALETTE[used++ % PALETTE.length];
   let ink = {};
   function readTheme() {
     const style = getComputedStyle(document.documentElement);
@@ -289,12 +287,14 @@
     const to = above(arrows, (wait) => waits.released[wait], view.to);
     let its = arrows.slice(from, Math.min(to, from + 20000));
     if (its.length > ARROWS) its = its.sort((a, b) => waits.held[b] - waits.held[a]).slice(0, ARROWS);
+    // Many of them would hide what they are between.
+    const faint = Math.min(1, Math.max(0.25, 50 / its.length));
     for (const wait of its) {
       const [source, before] = [waits.source[wait], waits.before[wait]];
       const [x0, x1] = [xOf(spans.end[source]), xOf(spans.start[before])];
       const [y0, y1] = [rowOf(source).y + ROW / 2, rowOf(before).y + ROW / 2];
       const held = waits.held[wait] > 0;
-      context.globalAlpha = held ? 0.9 : 0.55;
+      context.globalAlpha = waits.critical[wait] ? 0.9 : (held ? 0.9 : 0.55) * faint;
       context.strokeStyle = context.fillStyle = waits.critical[wait] ? ink.path : held ? ink.ink : ink.wait;
       context.lineWidth = held ? 1.5 : 1;
       context.setLineDash(held ? [] : [3, 3]);
