@@ -170,12 +170,13 @@ impl StreamTrack {
         }
     }
 
-    /// Takes what is complete from the front. Never blocks: where another thread is at it, it leaves it to that.
-    pub(super) fn drain(&self, core: &Core) {
+    /// Takes what is complete from the front. Never blocks: where another thread is at it, it leaves it to that, and says so by
+    /// `false`.
+    pub(super) fn drain(&self, core: &Core) -> bool {
         let (mut ops, mut done) = {
             let mut state = lock(&self.state);
             // Another thread is at it.
-            let Some(done) = state.done.take() else { return };
+            let Some(done) = state.done.take() else { return false };
             (mem::take(&mut state.ops), done)
         };
         self.fresh.store(0, Ordering::Relaxed);
@@ -194,6 +195,7 @@ impl StreamTrack {
         }
         // Events that go back to their pools may be the last to hold a stream.
         drop(through);
+        true
     }
 }
 
@@ -313,8 +315,10 @@ impl Core {
         }));
         let place = |clock: DeviceClockId, nanos| placements.get(&clock).map_or(0, |placed| placed.at(nanos));
 
-        // Where a stream's track is, and where each of its spans came to be.
-        let mut built: HashMap<u64, (usize, Vec<Option<usize>>)> = HashMap::new();
+        // By lane: where a stream's track is, what is known of it, and where each of its spans came to be.
+        let mut built: HashMap<u64, (usize, &Done, Vec<Option<usize>>)> = HashMap::new();
+        let clocks: HashMap<u64, DeviceClockId> =
+            streams.iter().map(|(track, _)| (track.lane, track.clock)).collect();
         for (track, state) in &streams {
             let Some(done) = &state.done else { continue };
             let index = trace.add_track(track.describe(placements.get(&track.clock)));
@@ -332,11 +336,11 @@ impl Core {
                 Some(trace.add_span(span))
             });
             let spans = spans.collect();
-            built.insert(track.lane, (index, spans));
+            built.insert(track.lane, (index, done, spans));
         }
         let mut lost = 0;
         for (track, state) in &streams {
-            let (Some(done), Some((index, spans))) = (&state.done, built.get(&track.lane)) else { continue };
+            let Some((index, done, spans)) = built.get(&track.lane) else { continue };
             lost += done.open.len();
             lost += state.ops.iter().filter(|op| !matches!(op, Op::End { .. })).count();
             // When the stream was through with the last wait, or with what was before it.
@@ -350,16 +354,15 @@ impl Core {
                 let reached = wait.submitted.max(boundary.unwrap_or(i64::MIN)).max(through.1);
                 let next = done.boundaries.get(wait.after).map(|next| place(track.clock, next.at));
                 let (source_track, source, marked) = match built.get(&wait.source.0) {
-                    Some((track, spans)) => {
-                        let of = streams.iter().find(|(track, _)| track.lane == wait.source.0);
-                        let last = of.and_then(|(_, state)| state.done.as_ref()?.last_before(wait.source.1));
+                    Some((track, done, spans)) => {
+                        let last = done.last_before(wait.source.1);
                         let span = last.and_then(|boundary| *spans.get(boundary.span)?);
                         let ended = last.filter(|boundary| boundary.ends).map(|boundary| boundary.at);
-                        (Some(*track), span, ended.zip(of.map(|(track, _)| track.clock)))
+                        (Some(*track), span, clocks.get(&wait.source.0).copied().zip(ended))
                     }
                     None => (None, None, None),
                 };
-                let known = wait.released.or(marked.map(|(at, clock)| (clock, at)));
+                let known = wait.released.or(marked);
                 // What nobody timed is over at the latest when the stream went on.
                 let Some(released) = known.map(|(clock, at)| place(clock, at)).or(next) else {
                     lost += 1;

@@ -344,7 +344,10 @@ impl Tracer {
         let tracks = self.0.tracks();
         for track in &tracks {
             track.wait(&options);
-            track.drain(&self.0);
+            // Another thread that is at it may have come too early; it is through soon.
+            while !track.drain(&self.0) {
+                std::thread::yield_now();
+            }
         }
         self.calibrate();
         self.0.build_trace(&tracks)
