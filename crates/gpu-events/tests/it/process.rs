@@ -276,3 +276,47 @@ fn in_a_child_process() {
     complete(&device.default_stream().unwrap().record().unwrap());
     std::process::exit(0);
 }
+
+/// What the parent's other threads have locked stays so in the child: a tracer there must not try.
+#[cfg(feature = "trace")]
+#[test]
+fn a_forks_child_is_not_traced_and_does_not_hang() {
+    use gpu_events::trace::Tracer;
+
+    let parents = Parents::new();
+    let tracer = Tracer::new("parent");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stream = parents.device.create_stream().unwrap();
+        let (tracer, stop, parents) = (&tracer, &stop, &parents);
+        scope.spawn(move || {
+            // Relaxed: only to end.
+            while !stop.load(Ordering::Relaxed) {
+                drop(tracer.span(&stream, "parent's"));
+                drop(tracer.thread_span("parent's"));
+                tracer.collect();
+            }
+        });
+        for _ in 0..20 {
+            let open = tracer.span(&parents.stream, "open");
+            let thread = tracer.thread_span("open");
+            let code = fork(|| {
+                drop((open, thread));
+                drop(tracer.span(&parents.stream, "child's"));
+                drop(tracer.thread_span("child's"));
+                tracer.watch(&parents.stream);
+                tracer.collect();
+                tracer.calibrate();
+                let dropped = tracer.dropped();
+                let clone = tracer.clone();
+                let nothing = !tracer.is_on() && tracer.finish().is_empty() && tracer.dropped() == dropped;
+                drop(clone);
+                i32::from(!nothing)
+            });
+            assert_eq!(code, Some(0));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    parents.signal.complete();
+    assert!(tracer.finish().spans.iter().any(|span| *span.name == *"parent's"));
+}
