@@ -771,6 +771,21 @@ impl Event {
         self.read_time(end_at)?.since(&start)
     }
 
+    /// As [`elapsed_since`](Self::elapsed_since), in milliseconds and with a sign, as interfaces count that have no better
+    /// type: negative if this event came first (R22). Pure as well.
+    ///
+    /// # Errors
+    /// As [`elapsed_since`](Self::elapsed_since), but never [`ErrorKind::EndBeforeStart`].
+    pub fn elapsed_millis(&self, start: &Self) -> Result<f64> {
+        match self.elapsed_since(start) {
+            Ok(elapsed) => Ok(elapsed.as_millis_f64()),
+            Err(error) => match error.lateness() {
+                Some(by) => Ok(-(by.as_nanos() as f64) / 1e6),
+                None => Err(error),
+            },
+        }
+    }
+
     /// The checks that come before any side effect (R21).
     pub(crate) fn check_elapsed(&self, start: &Self) -> Result<()> {
         if !(self.is_timed() && start.is_timed()) {

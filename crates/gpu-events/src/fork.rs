@@ -36,8 +36,12 @@ pub(crate) fn happened() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// The error of every call in a child.
+/// Whether this process may go on: every call of this crate asks so before it takes a lock, and whoever wraps the crate in
+/// locks of his own has to do the same (R41).
+///
+/// # Errors
+/// [`ErrorKind::Forked`] in a child of the process that opened the first device.
 #[inline]
-pub(crate) fn check() -> Result<()> {
+pub fn check() -> Result<()> {
     if happened() { Err(Error::new(ErrorKind::Forked)) } else { Ok(()) }
 }

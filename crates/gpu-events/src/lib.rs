@@ -100,6 +100,7 @@ pub use device::{BackendListing, Capabilities, Device, DeviceId, DeviceInfo, Gat
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventId, Status, statuses};
 pub use external::{External, ExternalPending};
+pub use fork::check as check_fork;
 pub use future::Completion;
 pub use host::HostSignal;
 pub use pool::{EventPool, PoolStatistics};

@@ -32,14 +32,40 @@ use std::sync::{Arc, OnceLock};
 /// ```
 #[derive(Debug)]
 pub struct EventTable {
-    pool: EventPool,
-    events: DashMap<EventId, Arc<Event>>,
+    pool: Option<EventPool>,
+    events: DashMap<EventId, Entry>,
+}
+
+/// An event, and where it came from.
+#[derive(Debug)]
+struct Entry {
+    event: Arc<Event>,
+    /// `None`: from the table's own pool.
+    pool: Option<EventPool>,
 }
 
 impl EventTable {
     /// An empty table, whose events come from `pool`.
     pub fn new(pool: &EventPool) -> Self {
-        Self { pool: pool.clone(), events: DashMap::new() }
+        Self { pool: Some(pool.clone()), events: DashMap::new() }
+    }
+
+    /// An empty table with no pool of its own, for events of any number of devices: those that
+    /// [`acquire_from`](Self::acquire_from) and [`insert`](Self::insert) enter. What an interface with one space of ids for
+    /// the whole process stands on.
+    ///
+    /// ```
+    /// use gpu_events::{Device, EventTable};
+    ///
+    /// let table = EventTable::of_any_pool();
+    /// let (one, two) = (Device::open("cpu")?, Device::open("cpu")?);
+    /// let id = table.acquire_from(&one.pool(), false)?;
+    /// table.record(id, None, false)?; // on the default stream of its own device
+    /// table.wait(id, Some(&two.create_stream()?))?;
+    /// # Ok::<(), gpu_events::Error>(())
+    /// ```
+    pub fn of_any_pool() -> Self {
+        Self { pool: None, events: DashMap::new() }
     }
 
     /// The table of the process's default device. It lives as long as the process.
@@ -56,9 +82,9 @@ impl EventTable {
         Ok(SHARED.get_or_init(|| table))
     }
 
-    /// The pool that the events come from.
-    pub fn pool(&self) -> &EventPool {
-        &self.pool
+    /// The pool that [`acquire`](Self::acquire) takes from, unless the table is [of any](Self::of_any_pool).
+    pub fn pool(&self) -> Option<&EventPool> {
+        self.pool.as_ref()
     }
 
     /// How many events are in the table.
@@ -74,16 +100,45 @@ impl EventTable {
         Ok(self.events.len())
     }
 
-    /// Takes an event from the pool and enters it.
+    /// Takes an event from the table's pool and enters it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] if the table has no pool of its own; [`ErrorKind::Forked`].
+    pub fn acquire(&self, timing: bool) -> Result<EventId> {
+        fork::check()?;
+        let pool = self.pool.as_ref().ok_or_else(|| {
+            Error::with_text(ErrorKind::InvalidArgument, "the table has no pool to take the event from")
+        })?;
+        Ok(self.enter(take(pool, timing), None))
+    }
+
+    /// Takes an event from `pool` and enters it. Without a stream, it is the default one of the pool's device that it is
+    /// recorded on, or that waits for it.
     ///
     /// # Errors
     /// [`ErrorKind::Forked`].
-    pub fn acquire(&self, timing: bool) -> Result<EventId> {
+    pub fn acquire_from(&self, pool: &EventPool, timing: bool) -> Result<EventId> {
         fork::check()?;
-        let event = if timing { self.pool.acquire_timed() } else { self.pool.acquire() };
+        Ok(self.enter(take(pool, timing), Some(pool.clone())))
+    }
+
+    /// Enters an event that came about in another way: a host-signaled one ([`Device::host_event`](crate::Device::host_event)),
+    /// an imported one. [`reset`](Self::reset) replaces it from `pool`, which is of its device.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongDevice`] if `pool` is another device's; [`ErrorKind::Forked`].
+    pub fn insert(&self, event: Event, pool: &EventPool) -> Result<EventId> {
+        fork::check()?;
+        if event.device_id() != pool.device().id() {
+            return Err(Error::new(ErrorKind::WrongDevice));
+        }
+        Ok(self.enter(event, Some(pool.clone())))
+    }
+
+    fn enter(&self, event: Event, pool: Option<EventPool>) -> EventId {
         let id = event.id();
-        self.events.insert(id, Arc::new(event));
-        Ok(id)
+        self.events.insert(id, Entry { event: Arc::new(event), pool });
+        id
     }
 
     /// Strikes an event. It goes back to the pool, pending or not, once the calls that are using it are done.
@@ -103,11 +158,21 @@ impl EventTable {
     /// [`ErrorKind::InvalidId`], [`ErrorKind::Forked`].
     pub fn get(&self, id: EventId) -> Result<Arc<Event>> {
         fork::check()?;
-        self.events.get(&id).map(|event| event.clone()).ok_or_else(|| invalid(id))
+        self.events.get(&id).map(|entry| entry.event.clone()).ok_or_else(|| invalid(id))
     }
 
-    fn stream(&self, stream: Option<&Stream>) -> Result<Stream> {
-        stream.map_or_else(|| self.pool.default_stream(), |stream| Ok(stream.clone()))
+    /// The pool that the event came from.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidId`], [`ErrorKind::Forked`].
+    pub fn pool_of(&self, id: EventId) -> Result<EventPool> {
+        fork::check()?;
+        let pool = self.events.get(&id).and_then(|entry| entry.pool.as_ref().or(self.pool.as_ref()).cloned());
+        pool.ok_or_else(|| invalid(id))
+    }
+
+    fn stream(&self, id: EventId, stream: Option<&Stream>) -> Result<Stream> {
+        stream.map_or_else(|| self.pool_of(id)?.default_stream(), |stream| Ok(stream.clone()))
     }
 
     /// Records the event on `stream`, or on the default stream, and then submits the stream's work if `flush` says so.
@@ -116,7 +181,7 @@ impl EventTable {
     /// [`ErrorKind::InvalidId`]; as [`Event::record`] and [`Stream::flush`].
     pub fn record(&self, id: EventId, stream: Option<&Stream>, flush: bool) -> Result<()> {
         let event = self.get(id)?;
-        let stream = self.stream(stream)?;
+        let stream = self.stream(id, stream)?;
         event.record(&stream)?;
         if flush { stream.flush() } else { Ok(()) }
     }
@@ -127,7 +192,7 @@ impl EventTable {
     /// [`ErrorKind::InvalidId`]; as [`Stream::wait`].
     pub fn wait(&self, id: EventId, stream: Option<&Stream>) -> Result<StreamWait> {
         let event = self.get(id)?;
-        self.stream(stream)?.wait(&event)
+        self.stream(id, stream)?.wait(&event)
     }
 
     /// Blocks until the event is complete.
@@ -160,13 +225,7 @@ impl EventTable {
                 crate::wait::wait_one(&target, &crate::WaitOptions::new()).map(drop)?;
             }
         }
-        match end.elapsed_since(&start) {
-            Ok(elapsed) => Ok(elapsed.as_millis_f64()),
-            Err(error) => match error.lateness() {
-                Some(by) => Ok(-(by.as_nanos() as f64) / 1e6),
-                None => Err(error),
-            },
-        }
+        end.elapsed_millis(&start)
     }
 
     /// Makes the event unrecorded, with or without timing from now on, under the same id.
@@ -183,19 +242,23 @@ impl EventTable {
             return Ok(());
         }
         // Another object under the same id: calls that are using the old one finish with it.
-        let mut fresh = if timing { self.pool.acquire_timed() } else { self.pool.acquire() };
+        let mut fresh = take(&self.pool_of(id)?, timing);
         fresh.assume_id(id);
         if let Some(label) = event.label() {
             fresh.set_label(&label);
         }
         let fresh = Arc::new(fresh);
         let old = match self.events.get_mut(&id) {
-            Some(mut entry) => std::mem::replace(entry.value_mut(), fresh),
+            Some(mut entry) => std::mem::replace(&mut entry.value_mut().event, fresh),
             None => return Err(invalid(id)),
         };
         drop(old);
         Ok(())
     }
+}
+
+fn take(pool: &EventPool, timing: bool) -> Event {
+    if timing { pool.acquire_timed() } else { pool.acquire() }
 }
 
 fn invalid(id: EventId) -> Error {

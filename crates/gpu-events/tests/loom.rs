@@ -1630,7 +1630,7 @@ fn table_release_against_use() {
         }
         other.join().unwrap();
         assert_eq!(table.query(id).unwrap_err().kind(), ErrorKind::InvalidId);
-        assert_eq!(table.pool().statistics().live, 0);
+        assert_eq!(table.pool().unwrap().statistics().live, 0);
     });
 }
 
@@ -1649,6 +1649,6 @@ fn table_release_against_release_and_reset() {
         assert!(reset.is_ok() || reset.is_err_and(|error| error.kind() == ErrorKind::InvalidId));
         let mine = table.release(id).is_ok();
         assert!(mine != other.join().unwrap(), "released twice, or not at all");
-        assert_eq!((table.len().unwrap(), table.pool().statistics().live), (0, 0));
+        assert_eq!((table.len().unwrap(), table.pool().unwrap().statistics().live), (0, 0));
     });
 }

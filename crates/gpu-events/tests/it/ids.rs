@@ -50,7 +50,7 @@ fn the_verbs_do_what_they_say() {
     table.reset(id, false).unwrap();
     assert!(!table.query(id).unwrap());
     table.release(id).unwrap();
-    assert_eq!((table.len().unwrap(), table.pool().statistics().live), (0, 0));
+    assert_eq!((table.len().unwrap(), table.pool().unwrap().statistics().live), (0, 0));
 }
 
 #[test]
@@ -108,8 +108,9 @@ fn elapsed_waits_for_both_and_has_a_sign() {
         assert!(ms > 0.0);
         assert_eq!(table.elapsed_time(end, start).unwrap(), -ms);
         assert_eq!(table.elapsed_time(start, start).unwrap(), 0.0);
-        let same = table.get(end).unwrap().elapsed_since(&table.get(start).unwrap()).unwrap();
-        assert_eq!(same.as_millis_f64(), ms);
+        let (start, end) = (table.get(start).unwrap(), table.get(end).unwrap());
+        assert_eq!(end.elapsed_since(&start).unwrap().as_millis_f64(), ms);
+        assert_eq!((end.elapsed_millis(&start).unwrap(), start.elapsed_millis(&end).unwrap()), (ms, -ms));
     });
 }
 
@@ -178,6 +179,49 @@ fn a_release_leaves_those_alone_who_use_the_event() {
     signal.complete();
     assert!(within(BOUND, move || waiting.join().unwrap()).expect("it returns").is_ok());
     assert!(!table.query(other).unwrap());
+}
+
+/// A table of no pool's has events of any number of devices.
+#[test]
+fn one_table_for_all_devices() {
+    let table = EventTable::of_any_pool();
+    assert!(table.pool().is_none());
+    assert_eq!(kind(table.acquire(false)), ErrorKind::InvalidArgument);
+    let (one, two) = (device(), device());
+    let pools = [EventPool::new(&one), EventPool::new(&two)];
+    let (first, second) =
+        (table.acquire_from(&pools[0], false).unwrap(), table.acquire_from(&pools[1], true).unwrap());
+    assert_eq!(table.pool_of(second).unwrap().device().id(), two.id());
+
+    // Without a stream it is the default one of the event's own device, that records and that waits.
+    let signal = hold(&one.default_stream().unwrap());
+    for id in [first, second] {
+        table.record(id, None, false).unwrap();
+    }
+    table.synchronize(second).unwrap();
+    assert!(!table.query(first).unwrap());
+    assert!(table.wait(first, Some(&two.create_stream().unwrap())).unwrap().inserted());
+    assert_eq!(kind(table.record(first, Some(&two.create_stream().unwrap()), false)), ErrorKind::WrongDevice);
+    signal.complete();
+    table.synchronize(first).unwrap();
+
+    // What comes about in another way is entered as it is, with a pool of its own device.
+    let (event, signal) = one.host_event().unwrap();
+    assert_eq!(kind(table.insert(event, &pools[1])), ErrorKind::WrongDevice);
+    drop(signal);
+    let (event, signal) = one.host_event().unwrap();
+    let (id, inserted) = (event.id(), table.insert(event, &pools[0]).unwrap());
+    assert_eq!(id, inserted);
+    signal.complete();
+    assert!(table.query(id).unwrap());
+
+    // A reset with other timing takes the place's next event from where the old one came from.
+    table.reset(second, false).unwrap();
+    assert_eq!((pools[0].statistics().live, pools[1].statistics().live), (1, 1));
+    for id in [first, second, id] {
+        table.release(id).unwrap();
+    }
+    assert_eq!((table.len().unwrap(), pools[0].statistics().live, pools[1].statistics().live), (0, 0, 0));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use crate::support::{BOUND, complete, cpu, crowd, enqueue, held_stream, hold, within};
 use gpu_events::{
     Device, Error, ErrorKind, Event, EventId, EventPool, EventTable, HostSignal, Result, Status, Stream,
-    WaitOptions, WaitOutcome, wait_all, wait_any,
+    WaitOptions, WaitOutcome, check_fork, wait_all, wait_any,
 };
 use std::{
     future::Future,
@@ -128,6 +128,10 @@ impl Parents {
         check(forked(table.wait(id, None)));
         check(forked(table.query(id)));
         check(forked(table.synchronize(id)));
+        check(forked(table.acquire_from(&pool, true)));
+        check(forked(table.pool_of(id)));
+        check(forked(pending.elapsed_millis(&pending)));
+        check(forked(check_fork()));
         check(forked(table.elapsed_time(id, id)));
         check(forked(table.reset(id, false)));
         check(forked(table.release(id)));
