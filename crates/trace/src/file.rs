@@ -58,5 +58,27 @@ fn beside(path: &Path) -> io::Result<NamedTempFile> {
     builder.permissions(permissions.unwrap_or_else(|| std::os::unix::fs::PermissionsExt::from_mode(0o666)));
     #[cfg(not(unix))]
     drop(permissions);
-    builder.tempfile_in(folder)
+    builder.tempfile_in(folder).map_err(without_its_path)
+}
+
+/// The system's error alone: the path that comes with it is one that nobody has asked for.
+fn without_its_path(error: io::Error) -> io::Error {
+    let source = error.get_ref().and_then(|wrapped| wrapped.source());
+    let code = source.and_then(|source| source.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+    code.map_or(error, io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_can_not_be_written_is_named_by_its_own_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("not there").join("trace.json");
+        for error in [write(&path, b"{}").unwrap_err(), check(&path).unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("trace.json") && !text.contains("partial"), "{text}");
+        }
+    }
 }
