@@ -551,6 +551,18 @@ impl Event {
         lane.record(self.slot())
     }
 
+    /// As [`record`](Self::record), but waits for room in a full queue, and for who holds the stream, no longer than `options`
+    /// say, whatever the stream's [`WhenFull`](crate::WhenFull). `TimedOut`: nothing was recorded.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record), but never [`ErrorKind::WouldBlock`].
+    pub fn record_with(&self, stream: &Stream, options: &WaitOptions) -> Result<WaitOutcome> {
+        fork::check()?;
+        let lane = stream.lane();
+        self.check_device(lane)?;
+        lane.record_within(self.slot(), &options.begun())
+    }
+
     #[inline]
     pub(crate) fn check_device(&self, lane: &Lane) -> Result<()> {
         if self.slot().pool.device().id() == lane.core.device.id() {

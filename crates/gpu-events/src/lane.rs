@@ -17,7 +17,7 @@ use std::{
     cell::Cell,
     fmt,
     sync::{Arc, Weak, atomic::AtomicU64 as StdAtomicU64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// One timeline and the driver half behind it. For backends: what [`StreamSeed::build`] makes.
@@ -168,6 +168,28 @@ impl LaneCore {
         match try_lock(&self.submit) {
             Some(submit) => Ok(submit),
             None => self.lock_contended(),
+        }
+    }
+
+    /// As [`lock`](Self::lock), for as long as there is time. `None`: somebody held it to the end.
+    pub(crate) fn lock_until(&self, deadline: Option<Instant>) -> Result<Option<MutexGuard<'_, Submit>>> {
+        let Some(deadline) = deadline else { return self.lock().map(Some) };
+        // The library's locks know no time limit. Who holds a stream is to do so briefly: asked for again soon, and then at
+        // growing intervals.
+        let mut pause = Duration::from_micros(1);
+        loop {
+            if let Some(submit) = try_lock(&self.submit) {
+                return Ok(Some(submit));
+            }
+            if self.is_held_by_this_thread() {
+                return Err(Error::new(ErrorKind::WouldDeadlock));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(Duration::from_millis(1));
         }
     }
 
@@ -586,7 +608,27 @@ impl Lane {
     /// As [`record`](Self::record), unless the queue is full: then it says when it has room.
     #[inline]
     pub(crate) fn try_record(self: &Arc<Self>, slot: &Slot) -> Result<Option<Room>> {
-        let mut submit = self.core.lock()?;
+        self.try_record_locked(self.core.lock()?, slot)
+    }
+
+    /// Records, waiting for the lock and for room no longer than `options`, which have [begun](WaitOptions::begun), say.
+    pub(crate) fn record_within(self: &Arc<Self>, slot: &Slot, options: &WaitOptions) -> Result<WaitOutcome> {
+        loop {
+            let Some(submit) = self.core.lock_until(options.ends())? else {
+                return Ok(WaitOutcome::TimedOut);
+            };
+            let Some(room) = self.try_record_locked(submit, slot)? else { return Ok(WaitOutcome::Complete) };
+            if self.wait_for(room, options)? == WaitOutcome::TimedOut {
+                return Ok(WaitOutcome::TimedOut);
+            }
+        }
+    }
+
+    fn try_record_locked(
+        self: &Arc<Self>,
+        mut submit: MutexGuard<'_, Submit>,
+        slot: &Slot,
+    ) -> Result<Option<Room>> {
         let recorded = self.record_held(&mut submit, slot);
         self.release(submit);
         match recorded {

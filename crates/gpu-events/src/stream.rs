@@ -296,12 +296,10 @@ impl Stream {
         // One deadline for room in the queue and for the work.
         let options = options.begun();
         let event = self.device.acquire(false);
-        while let Some(room) = self.lane.try_record(event.slot())? {
-            if self.lane.wait_for(room, &options)? == WaitOutcome::TimedOut {
-                return Ok(WaitOutcome::TimedOut);
-            }
+        match self.lane.record_within(event.slot(), &options)? {
+            WaitOutcome::Complete => event.wait_with(&options),
+            WaitOutcome::TimedOut => Ok(WaitOutcome::TimedOut),
         }
-        event.wait_with(&options)
     }
 
     /// Keeps `resource` until `event`'s current recording is complete or has failed, and then drops it on the callback

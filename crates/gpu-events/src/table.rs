@@ -47,7 +47,7 @@ struct Entry {
 impl EventTable {
     /// An empty table, whose events come from `pool`.
     pub fn new(pool: &EventPool) -> Self {
-        Self { pool: Some(pool.clone()), events: DashMap::new() }
+        Self { pool: Some(pool.clone()), events: DashMap::default() }
     }
 
     /// An empty table with no pool of its own, for events of any number of devices: those that
@@ -65,7 +65,7 @@ impl EventTable {
     /// # Ok::<(), gpu_events::Error>(())
     /// ```
     pub fn of_any_pool() -> Self {
-        Self { pool: None, events: DashMap::new() }
+        Self { pool: None, events: DashMap::default() }
     }
 
     /// The table of the process's default device. It lives as long as the process.

@@ -104,7 +104,7 @@ impl WaitOptions {
     }
 
     /// Of options that have [`begun`](Self::begun).
-    fn ends(&self) -> Option<Instant> {
+    pub(crate) fn ends(&self) -> Option<Instant> {
         match self.limit {
             Limit::Until(deadline) => Some(deadline),
             Limit::Never | Limit::For(_) => None,

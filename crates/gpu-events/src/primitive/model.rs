@@ -226,7 +226,7 @@ pub(crate) struct DashMap<K, V>(Mutex<BTreeMap<K, V>>);
 pub(crate) struct Entry<'a, K, V>(MutexGuard<'a, BTreeMap<K, V>>, K);
 
 impl<K: Ord + Copy, V> DashMap<K, V> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn default() -> Self {
         Self(Mutex::new(BTreeMap::new()))
     }
 

@@ -17,6 +17,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
+    time::Duration,
 };
 
 #[test]
@@ -405,4 +406,38 @@ fn concurrent_calls_on_one_event_are_one_after_the_other() {
     timed.record(&streams[0]).unwrap();
     complete(&timed);
     assert!(timed.completion_time().is_ok());
+}
+
+/// A wait with a time limit keeps to it also while somebody holds the stream (R12).
+#[test]
+fn a_held_stream_holds_no_timed_wait() {
+    let device = device();
+    let stream = device.create_stream().unwrap();
+    let (held, is_held) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let stream = &stream;
+        scope.spawn(move || {
+            let guard = stream.lock().unwrap();
+            held.send(()).unwrap();
+            released.recv().unwrap();
+            drop(guard);
+        });
+        is_held.recv().unwrap();
+        let event = device.pool().acquire();
+        for timeout in [Duration::ZERO, Duration::from_millis(3)] {
+            let options = WaitOptions::new().timeout(timeout);
+            assert_eq!(stream.synchronize_with(&options).unwrap(), WaitOutcome::TimedOut);
+            assert_eq!(event.record_with(&stream, &options).unwrap(), WaitOutcome::TimedOut);
+        }
+        assert_eq!(event.status(), Status::Unrecorded);
+        release.send(()).unwrap();
+        // With time enough it gets its turn.
+        let options = WaitOptions::new().timeout(BOUND);
+        assert_eq!(event.record_with(&stream, &options).unwrap(), WaitOutcome::Complete);
+        assert_eq!(stream.synchronize_with(&options).unwrap(), WaitOutcome::Complete);
+    });
+    let _guard = stream.lock().unwrap();
+    let error = stream.synchronize_with(&WaitOptions::new().timeout(BOUND)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldDeadlock);
 }

@@ -159,11 +159,12 @@ fn load() -> Result<GetInstanceProcAddr> {
         // SAFETY: the loader is made to be loaded in this way.
         match unsafe { libloading::Library::new(*name) } {
             Ok(library) => {
-                // Never unloaded: what it has started runs on.
-                let library: &'static libloading::Library = Box::leak(Box::new(library));
                 // SAFETY: the loader's function of this name has this type.
                 let found = unsafe { library.get::<GetInstanceProcAddr>("vkGetInstanceProcAddr") };
-                return found.map(|get| *get).map_err(|error| unavailable(error.to_string()));
+                let found = found.map(|get| *get).map_err(|error| unavailable(error.to_string()));
+                // Never unloaded: what it has started runs on.
+                std::mem::forget(library);
+                return found;
             }
             Err(error) => why.push(error.to_string()),
         }
