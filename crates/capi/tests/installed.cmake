@@ -1,0 +1,65 @@
+# Installs into a prefix of its own, moves that elsewhere, and builds and runs small programs with it: by find_package, or by
+# pkg-config, and with the shared library and the static one.
+cmake_minimum_required(VERSION 3.20)
+
+file(REMOVE_RECURSE "${WORK}")
+set(config "")
+if(CONFIG)
+  set(config --config "${CONFIG}")
+endif()
+
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${ARGN}: ${result}\n${output}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+run("${CMAKE_COMMAND}" --install "${BUILD}" ${config} --prefix "${WORK}/first")
+set(prefix "${WORK}/moved")
+file(RENAME "${WORK}/first" "${prefix}")
+
+if(CMAKE_HOST_APPLE)
+  set(path_variable DYLD_LIBRARY_PATH)
+else()
+  set(path_variable LD_LIBRARY_PATH)
+endif()
+set(with_library "${CMAKE_COMMAND}" -E env "${path_variable}=${prefix}/${LIBDIR}")
+
+if(WAY STREQUAL "find_package")
+  run("${CMAKE_COMMAND}" -S "${SOURCE}/consumer" -B "${WORK}/build" -G "${GENERATOR}" "-DCMAKE_BUILD_TYPE=${CONFIG}"
+      "-DCMAKE_PREFIX_PATH=${prefix}" "-DCMAKE_C_COMPILER=${C_COMPILER}" "-DCMAKE_CXX_COMPILER=${CXX_COMPILER}"
+      "-DGPU_EVENTS_VERSION=${VERSION}")
+  run("${CMAKE_COMMAND}" --build "${WORK}/build" ${config})
+  run("${CMAKE_CTEST_COMMAND}" --test-dir "${WORK}/build" -C "${CONFIG}" --output-on-failure)
+  return()
+endif()
+
+find_program(PKG_CONFIG NAMES pkg-config pkgconf)
+if(NOT PKG_CONFIG)
+  message("skipped: there is no pkg-config")
+  return()
+endif()
+set(pkg_config "${CMAKE_COMMAND}" -E env "PKG_CONFIG_PATH=${prefix}/${LIBDIR}/pkgconfig" "${PKG_CONFIG}")
+run(${pkg_config} --modversion gpu-events)
+if(NOT output STREQUAL "${VERSION}\n")
+  message(FATAL_ERROR "pkg-config has the version ${output}")
+endif()
+
+foreach(kind IN ITEMS shared static)
+  set(static "")
+  if(kind STREQUAL "static")
+    set(static --static)
+  endif()
+  run(${pkg_config} --cflags --libs ${static} gpu-events)
+  separate_arguments(flags UNIX_COMMAND "${output}")
+  if(kind STREQUAL "static")
+    # As one does who wants the archive, where there is a shared library beside it.
+    list(TRANSFORM flags REPLACE "^-lgpuevents$" "${prefix}/${LIBDIR}/libgpuevents.a")
+  endif()
+  run("${C_COMPILER}" "${SOURCE}/consumer/main.c" -o "${WORK}/c_${kind}" ${flags})
+  run(${with_library} "${WORK}/c_${kind}")
+  run("${CXX_COMPILER}" -std=c++17 "${SOURCE}/consumer/main.cpp" -o "${WORK}/cpp_${kind}" ${flags})
+  run(${with_library} "${WORK}/cpp_${kind}")
+endforeach()
