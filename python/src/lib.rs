@@ -1,0 +1,41 @@
+//! The native half of the Python package `gpu_events`.
+//!
+//! Each module here is a Python class or a few. What they share: `errors` turns a core error into an exception, `wait` blocks
+//! without the GIL and with an ear for signals, `gate` is the way of Rust's threads into Python and its end, `foreign` takes
+//! other libraries' streams.
+
+mod callback;
+mod device;
+mod errors;
+mod event;
+mod foreign;
+mod gate;
+mod host;
+mod pool;
+mod stream;
+mod trace;
+mod wait;
+
+/// The native half of gpu_events. Import from gpu_events.
+#[pyo3::pymodule]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+
+    #[pymodule_export]
+    use crate::{
+        callback::Callback,
+        device::{Device, DeviceInfo, devices},
+        event::Event,
+        gate::{after_fork, before_fork, close_gate},
+        host::HostSignal,
+        pool::{EventPool, PoolStatistics},
+        stream::Stream,
+        trace::{Span, ThreadSpan, Trace, Tracer},
+        wait::{wait_all, wait_any},
+    };
+}
