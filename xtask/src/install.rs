@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use xshell::{Shell, cmd};
 
-use crate::{Context, toolchain, trace, vulkan};
+use crate::{Context, capi, python, toolchain, trace, vulkan};
 
 /// The version the configuration in deny.toml is written for.
 const CARGO_DENY: &str = "~0.20";
@@ -17,13 +17,15 @@ pub(crate) fn run(cx: &Context) -> Result<()> {
     if cmd!(sh, "cargo deny --version").quiet().ignore_stdout().ignore_stderr().run().is_err() {
         cmd!(sh, "cargo install --locked cargo-deny --version {CARGO_DENY}").run()?;
     }
-    Ok(())
+    capi::install(sh)
 }
 
 fn install_packages(sh: &Shell) -> Result<()> {
     let mut wanted = vec!["fsverity"];
     wanted.extend(vulkan::PACKAGES);
     wanted.extend(trace::PACKAGES);
+    wanted.extend(capi::PACKAGES);
+    wanted.extend(python::PACKAGES);
     if !toolchain::nightly_has_std_source(sh) {
         wanted.extend(["rustc-web", "cargo-web", "rust-web-src"]);
     }

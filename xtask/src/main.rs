@@ -1,8 +1,10 @@
 //! What CI runs, as a program that anyone runs: `cargo xtask` lists the checks, `cargo xtask ci` runs them all.
 
+mod capi;
 mod checks;
 mod install;
 mod metal;
+mod python;
 mod readme;
 mod toolchain;
 mod trace;
@@ -41,6 +43,13 @@ const TASKS: &[Task] = &[
     check("bench-smoke", "a short bench runs and its JSON parses", checks::bench_smoke),
     check("vulkan", "the Vulkan backend on lavapipe, with the validation layer on", vulkan::run),
     check("trace", "traces in Perfetto's trace processor and in a browser", trace::run),
+    check(
+        "capi",
+        "the C interface's header, and the tests in C and C++, under sanitizers and valgrind too",
+        capi::run,
+    )
+    .leaving("capi"),
+    check("python", "the Python package: installed, tested, type-checked", python::run).leaving("python"),
     check("loom", "every interleaving of the core's small models", checks::loom).leaving("loom"),
     check("windows", "type check for x86_64-pc-windows-msvc", checks::windows),
     check("macos", "type check for aarch64-apple-darwin", checks::macos).leaving("cross"),
@@ -56,6 +65,7 @@ const TASKS: &[Task] = &[
         .leaving("metal-asan"),
     extra("test", "cargo test --workspace, in place", checks::test),
     extra("advisories", "known vulnerabilities; fetches RustSec's database", checks::advisories),
+    extra("header", "writes the C interface's header anew", capi::header),
     extra("install", "installs what the checks need (Debian)", install::run),
 ];
 

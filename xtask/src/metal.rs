@@ -1,9 +1,12 @@
 //! Metal without a Mac: the backend's own source, built and run against the simulated Metal in `metal-sim`.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use xshell::{Cmd, Shell, cmd};
 
 use crate::Context;
+use crate::capi;
 use crate::toolchain::{self, Sanitizer, Toolchain};
 
 /// What `metal-sim/.cargo/config.toml` says; flags in the environment take its place.
@@ -27,7 +30,8 @@ pub(crate) fn test(cx: &Context) -> Result<()> {
     sim(cmd!(sh, "cargo test --locked --target-dir {target}"))?;
     sim(cmd!(sh, "cargo test --locked --target-dir {target} --release --test stress"))?;
     sim(cmd!(sh, "cargo run --locked --target-dir {target} --bin gpu-events -- doctor --device metal"))?;
-    Ok(())
+    sim(cmd!(sh, "cargo build --locked --target-dir {target} --package metal-sim-capi"))?;
+    capi::test_archive(&cx.sh, &Path::new(&target).join("debug/libgpuevents.a"), "metal")
 }
 
 /// Clippy on everything that the simulation builds of ours, which is what Apple's targets build: the compiler is

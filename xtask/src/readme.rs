@@ -30,7 +30,10 @@ pub(crate) fn run(cx: &Context) -> Result<()> {
     let sh = &cx.sh;
     let readme = sh.read_file("README.md").context("the README is what this checks")?;
     for command in [PIPELINE, TEST] {
-        ensure!(commands(&readme).contains(&command), "README.md has no line `{command}` in a console block");
+        ensure!(
+            commands(&readme).iter().any(|line| line == command),
+            "README.md has no line `{command}` in a console block"
+        );
     }
 
     let scratch = sh.create_temp_dir()?;
@@ -105,17 +108,34 @@ fn fsverity(sh: &Shell, file: &Path) -> Result<Option<String>> {
 }
 
 /// The lines of a document's `console` blocks, without a prompt.
-fn commands(document: &str) -> Vec<&str> {
-    let mut commands = Vec::new();
-    let mut in_block = false;
+fn commands(document: &str) -> Vec<String> {
+    let blocks = blocks(document, "console");
+    let lines = blocks.iter().flat_map(|block| block.lines());
+    lines.map(|line| line.strip_prefix("$ ").unwrap_or(line).trim_end().to_owned()).collect()
+}
+
+/// A document's blocks of this kind.
+pub(crate) fn blocks(document: &str, kind: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    let mut is_open = false;
     for line in document.lines() {
         match line.strip_prefix("```") {
-            Some(kind) => in_block = !in_block && kind.trim() == "console",
-            None if in_block => commands.push(line.strip_prefix("$ ").unwrap_or(line).trim_end()),
+            Some(of) => {
+                is_open = !is_open && of.trim() == kind;
+                if is_open {
+                    blocks.push(String::new());
+                }
+            }
+            None if is_open => {
+                if let Some(block) = blocks.last_mut() {
+                    *block += line;
+                    block.push('\n');
+                }
+            }
             None => {}
         }
     }
-    commands
+    blocks
 }
 
 #[cfg(test)]

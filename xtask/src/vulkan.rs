@@ -292,7 +292,7 @@ impl Log {
 }
 
 /// The manifest of Mesa's lavapipe, wherever Vulkan's loader looks for drivers.
-fn lavapipe(sh: &Shell) -> Result<PathBuf> {
+pub(crate) fn lavapipe(sh: &Shell) -> Result<PathBuf> {
     let list = |name: &str, default: &str| {
         let list = env::var_os(name).filter(|list| !list.is_empty()).unwrap_or_else(|| default.into());
         env::split_paths(&list).collect::<Vec<_>>()
