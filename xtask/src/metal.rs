@@ -39,7 +39,7 @@ pub(crate) fn test(cx: &Context) -> Result<()> {
 pub(crate) fn lint(cx: &Context) -> Result<()> {
     let sh = simulation(cx)?;
     let target = cx.target_dir("metal-lint");
-    cmd!(sh, "cargo check --locked --all-targets --target-dir {target}")
+    cmd!(sh, "cargo check --locked --workspace --all-targets --target-dir {target}")
         .env("RUSTC_WRAPPER", clippy_driver(&sh)?)
         .env("CARGO_ENCODED_RUSTFLAGS", [&FLAGS[..], &["-Dwarnings"]].concat().join("\u{1f}"))
         .run()?;

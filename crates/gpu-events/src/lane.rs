@@ -16,9 +16,47 @@ use crate::{
 use std::{
     cell::Cell,
     fmt,
-    sync::{Arc, Weak, atomic::AtomicU64 as StdAtomicU64},
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicU64 as StdAtomicU64, AtomicUsize},
+    },
     time::{Duration, Instant},
 };
+
+/// Where threads wait for a held stream that have a time limit, which locks don't know.
+///
+/// One place for all streams: the time for it is a user's guard that is let go of, which is rare, and not the hot path's own
+/// short turns, whose ends are found by asking again.
+pub(crate) struct Turn {
+    waiting: AtomicUsize,
+    lock: std::sync::Mutex<()>,
+    bell: std::sync::Condvar,
+}
+
+pub(crate) static TURN: Turn =
+    Turn { waiting: AtomicUsize::new(0), lock: std::sync::Mutex::new(()), bell: std::sync::Condvar::new() };
+
+impl Turn {
+    /// Somebody's short turn ends without a word, and so may a guard that is just being let go of.
+    const ASK_AGAIN: Duration = Duration::from_millis(1);
+
+    fn wait(&self, at_most: Duration) {
+        // Relaxed: who misses it says nothing, and we ask again.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let turn = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.bell.wait_timeout(turn, at_most.min(Self::ASK_AGAIN)));
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A guard was let go of.
+    pub(crate) fn announce(&self) {
+        // Relaxed: as above.
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            drop(self.lock.lock());
+            self.bell.notify_all();
+        }
+    }
+}
 
 /// One timeline and the driver half behind it. For backends: what [`StreamSeed::build`] makes.
 ///
@@ -174,9 +212,6 @@ impl LaneCore {
     /// As [`lock`](Self::lock), for as long as there is time. `None`: somebody held it to the end.
     pub(crate) fn lock_until(&self, deadline: Option<Instant>) -> Result<Option<MutexGuard<'_, Submit>>> {
         let Some(deadline) = deadline else { return self.lock().map(Some) };
-        // The library's locks know no time limit. Who holds a stream is to do so briefly: asked for again soon, and then at
-        // growing intervals.
-        let mut pause = Duration::from_micros(1);
         loop {
             if let Some(submit) = try_lock(&self.submit) {
                 return Ok(Some(submit));
@@ -188,8 +223,7 @@ impl LaneCore {
             if left.is_zero() {
                 return Ok(None);
             }
-            std::thread::sleep(pause.min(left));
-            pause = (pause * 2).min(Duration::from_millis(1));
+            TURN.wait(left);
         }
     }
 

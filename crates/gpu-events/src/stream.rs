@@ -6,7 +6,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     event::{Event, Point},
     fork,
-    lane::{Lane, Refused, Submit},
+    lane::{Lane, Refused, Submit, TURN},
     primitive::{MutexGuard, Ordering},
     wait::{WaitOptions, WaitOutcome},
 };
@@ -525,6 +525,7 @@ impl Drop for StreamGuard<'_> {
         if let Some(submit) = self.submit.take() {
             self.lane.release(submit);
         }
+        TURN.announce();
     }
 }
 

@@ -428,13 +428,13 @@ fn a_held_stream_holds_no_timed_wait() {
         for timeout in [Duration::ZERO, Duration::from_millis(3)] {
             let options = WaitOptions::new().timeout(timeout);
             assert_eq!(stream.synchronize_with(&options).unwrap(), WaitOutcome::TimedOut);
-            assert_eq!(event.record_with(&stream, &options).unwrap(), WaitOutcome::TimedOut);
+            assert_eq!(event.record_with(stream, &options).unwrap(), WaitOutcome::TimedOut);
         }
         assert_eq!(event.status(), Status::Unrecorded);
         release.send(()).unwrap();
         // With time enough it gets its turn.
         let options = WaitOptions::new().timeout(BOUND);
-        assert_eq!(event.record_with(&stream, &options).unwrap(), WaitOutcome::Complete);
+        assert_eq!(event.record_with(stream, &options).unwrap(), WaitOutcome::Complete);
         assert_eq!(stream.synchronize_with(&options).unwrap(), WaitOutcome::Complete);
     });
     let _guard = stream.lock().unwrap();
