@@ -7,8 +7,10 @@
  *   GPUEV_STATUS_ERROR_INVALID_HANDLE. A pointer may be null where that is said, and is
  *   GPUEV_STATUS_ERROR_INVALID_ARGUMENT elsewhere.
  * - Texts are UTF-8. Times are in nanoseconds, elapsed time apart, which is in milliseconds as the seed and CUDA have it.
- * - It may be made from any thread, from callbacks, and from work on a CPU stream. No lock is held while it waits, calls a
- *   driver, or calls a function of yours. After a fork, in the child, it is GPUEV_STATUS_ERROR_FORKED.
+ * - It may be made from any thread, from callbacks, and from work on a CPU stream. No lock of the tables behind the handles is
+ *   held while it does its work. A stream's own lock is, while its driver is called, and with that a queue's lock of yours, and
+ *   an encode function. After a fork, in the child, it is GPUEV_STATUS_ERROR_FORKED.
+ * - A bool that you hand in is 0 or 1. No exception of C++ may get out of a function of yours: the process ends.
  * - What you get a handle to you release. Statuses are named without their prefix, GPUEV_STATUS_ERROR_, below.
  *
  * Made from the library's source by cbindgen. Do not edit. */
@@ -395,7 +397,8 @@ typedef void (*gpuev_callback_fn)(void *user_data, gpuev_status status, const ch
 typedef uint64_t gpuev_callback;
 
 /**
- * A function that lets go of what the caller gave to be kept.
+ * A function that lets go of what the caller gave to be kept. It is called once, from any thread; never, where a driver may go on
+ * using what is kept (its device was closed, or is lost), or where the process ends first.
  */
 typedef void (*gpuev_release_fn)(void *user_data);
 
@@ -443,7 +446,12 @@ typedef void (*gpuev_queue_lock_fn)(void *user_data);
  * A `VkQueue` of the caller's.
  *
  * Vulkan wants a queue used by one thread at a time: this library calls `lock` before it uses the queue and `unlock` after,
- * on one thread, from any. Whoever else holds that lock must call nothing of this library's that could use the queue.
+ * on one thread, from any. Whoever else holds that lock must call nothing of this library's but `gpuev_event_get_status` of
+ * other devices' events: nearly everything else may submit to the queue, a host's signal and a release too.
+ *
+ * The queue, both functions and what they are called with stay good until the *device* is given back (its `release`), also
+ * where the queue was adopted for one stream: it is used once more then. A queue that the device knows already keeps the
+ * functions that it came with first.
  */
 typedef struct gpuev_vulkan_queue {
   /**
@@ -569,6 +577,14 @@ gpuev_status gpuev_device_release(gpuev_device device);
  * freed under it. Doing it again does nothing. The handle is still to be released.
  */
 gpuev_status gpuev_device_close(gpuev_device device);
+
+/**
+ * The device's number, which is the same by all handles to it, and no other opened device's in this process.
+ *
+ * # Safety
+ * `id` is good for writing.
+ */
+gpuev_status gpuev_device_get_id(gpuev_device device, uint64_t *id);
 
 /**
  * What the device is and can do.
@@ -787,7 +803,8 @@ gpuev_status gpuev_event_set_label(gpuev_event event, const char *label);
  * on the callback thread of the event's device: soon, if it is complete already or unrecorded. Callbacks of one stream are
  * called in the order of their recordings.
  *
- * `callback`, if it is not null, gets a handle by which it can be cancelled, to be released (which cancels nothing).
+ * `callback`, if it is not null, gets a handle by which it can be cancelled, to be released (which cancels nothing). It is
+ * written before the function can be called, and not afterwards. A handle that is not released keeps its device.
  *
  * Errors: `NOT_SUBMITTED`, `RESOURCES`. It is then never called.
  *
@@ -953,7 +970,8 @@ gpuev_status gpuev_vulkan_open(const struct gpuev_vulkan_device *existing,
  * opened with keeps the family and the lock that it was given then.
  *
  * # Safety
- * `queue` is good for reading: a queue of the device's `VkDevice`, used under its lock alone, and good for as long as that.
+ * `queue` is good for reading: a queue of the device's `VkDevice`, used under its lock alone, which stays good as
+ * `gpuev_vulkan_queue` says.
  * `options` is null, or good for reading, and so is its label; `stream` is good for writing.
  */
 gpuev_status gpuev_vulkan_adopt_queue(gpuev_device device,
@@ -1130,6 +1148,14 @@ gpuev_status gpuev_stream_get_default(gpuev_device device,
 gpuev_status gpuev_stream_release(gpuev_stream stream);
 
 /**
+ * The stream's number, which is the same by all handles to it, and no other stream's in this process.
+ *
+ * # Safety
+ * `id` is good for writing.
+ */
+gpuev_status gpuev_stream_get_id(gpuev_stream stream, uint64_t *id);
+
+/**
  * A handle to the device that the stream is on, to be released.
  *
  * # Safety
@@ -1141,6 +1167,8 @@ gpuev_status gpuev_stream_get_device(gpuev_stream stream, gpuev_device *device);
  * Holds back what is submitted to `stream` from now on until the event's recording of this moment is complete. A null stream
  * is the default one of the event's device. Never blocks the host; the event may be of any stream on any device. If the event
  * fails, the stream fails with it, from here on.
+ *
+ * Errors: `NOT_SUBMITTED` for an external recording in somebody's hands, `CLOSED`, `CAPTURING`, what the driver refused.
  *
  * `inserted`, which may be null, tells whether there was anything to wait for: there is not if the event is unrecorded,
  * complete, or of this very stream.
@@ -1173,11 +1201,11 @@ gpuev_status gpuev_stream_get_error(gpuev_stream stream);
 
 /**
  * Holds the stream for this thread: until `gpuev_stream_unlock`, what other threads give to it waits, and what this thread
- * gives to it by this handle (`gpuev_event_record`, `gpuev_stream_wait`, `gpuev_stream_enqueue`, `gpuev_vulkan_submit`) stays
- * together. A recording then never waits for room: it is `WOULD_BLOCK`.
+ * gives to it, by whatever handle (`gpuev_event_record`, `gpuev_stream_wait`, `gpuev_stream_enqueue`, `gpuev_vulkan_submit`,
+ * `gpuev_metal_encode`), stays together. A recording then never waits for room: it is `WOULD_BLOCK`.
  *
  * Hold it briefly, and never while waiting for it: that is `WOULD_DEADLOCK`, as is locking it twice. A thread that ends lets
- * go of what it holds.
+ * go of what it holds, and so does a callback or work that returns with what it took itself.
  */
 gpuev_status gpuev_stream_lock(gpuev_stream stream);
 

@@ -28,6 +28,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -567,8 +568,10 @@ class Event : public detail::Handle<Event, gpuev_event_release> {
     detail::check(gpuev_event_record(get(), 0, flush));
   }
 
-  // A pointer would otherwise be a bool.
+  // A pointer, or a handle, would otherwise be a bool.
   void record(const void*) const = delete;
+  template <class T, std::enable_if_t<std::is_integral_v<T> && !std::is_same_v<T, bool>, int> = 0>
+  void record(T, bool = false) const = delete;
 
   /// Makes it unrecorded, and timed or not from now on.
   void reset(bool timed) const {

@@ -173,6 +173,20 @@ pub extern "C" fn gpuev_device_close(device: DeviceHandle) -> Status {
     })
 }
 
+/// The device's number, which is the same by all handles to it, and no other opened device's in this process.
+///
+/// # Safety
+/// `id` is good for writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gpuev_device_get_id(device: DeviceHandle, id: *mut u64) -> Status {
+    done(|| {
+        // SAFETY: as promised.
+        let id = unsafe { Out::new(id, "id") }?;
+        id.put(DEVICES.get(device)?.id().get());
+        Ok(())
+    })
+}
+
 /// What the device is and can do.
 ///
 /// # Safety

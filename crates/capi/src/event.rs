@@ -3,17 +3,17 @@
 use crate::{
     handles::{
         CALLBACKS, CallbackHandle, DEVICES, DeviceHandle, EVENTS, EventHandle, POOLS, PoolHandle,
-        StreamHandle, event_id, stream_or_default,
+        StreamHandle, event_id, resolve, stream_or_default,
     },
     held,
     pointers::{Out, UserData, array, put_if_wanted, text},
     status::{Failure, Result, Status, call, done, outcome},
     stream::{wait_options, waited},
 };
-use gpu_events::{Event, WaitAny, WaitStrategy as Strategy, statuses, wait_all, wait_any};
+use gpu_events::{Callback, Event, WaitAny, WaitStrategy as Strategy, statuses, wait_all, wait_any};
 use std::{
     ffi::{c_char, c_void},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -95,13 +95,16 @@ pub extern "C" fn gpuev_event_release(event: EventHandle) -> Status {
 pub extern "C" fn gpuev_event_record(event: EventHandle, stream: StreamHandle, flush: bool) -> Status {
     done(|| {
         let id = event_id(event);
-        let held = held::with(stream, |guard| {
-            guard.record(&*EVENTS.get(id)?)?;
-            if flush {
-                guard.flush()?;
-            }
-            Ok(())
-        });
+        let held = held::with(
+            || resolve(stream, id),
+            |guard| {
+                guard.record(&*EVENTS.get(id)?)?;
+                if flush {
+                    guard.flush()?;
+                }
+                Ok(())
+            },
+        );
         match held {
             Some(recorded) => recorded,
             None => Ok(EVENTS.record(id, stream_or_default(stream)?.as_ref(), flush)?),
@@ -340,7 +343,8 @@ pub type CallbackFn =
 /// on the callback thread of the event's device: soon, if it is complete already or unrecorded. Callbacks of one stream are
 /// called in the order of their recordings.
 ///
-/// `callback`, if it is not null, gets a handle by which it can be cancelled, to be released (which cancels nothing).
+/// `callback`, if it is not null, gets a handle by which it can be cancelled, to be released (which cancels nothing). It is
+/// written before the function can be called, and not afterwards. A handle that is not released keeps its device.
 ///
 /// Errors: `NOT_SUBMITTED`, `RESOURCES`. It is then never called.
 ///
@@ -355,18 +359,37 @@ pub unsafe extern "C" fn gpuev_event_notify(
 ) -> Status {
     done(|| {
         let function = function.ok_or_else(|| Failure::null("function"))?;
+        let event = EVENTS.get(event_id(event))?;
         let data = UserData::new(user_data);
-        let registered = EVENTS.get(event_id(event))?.on_complete(move |result| {
+        let call = move |result| {
             let (status, text) = outcome(result);
-            // SAFETY: the caller's function, with what it was given for, on a thread that it was promised for.
-            unsafe { function(data.get(), status, text.as_ptr()) };
-        })?;
-        if !callback.is_null() {
-            let handle = CALLBACKS.enter(Arc::new(registered));
-            // SAFETY: as promised.
-            unsafe { put_if_wanted(callback, handle) };
+            held::let_go_after(|| {
+                // SAFETY: the caller's function, with what it was given for, on a thread that it was promised for.
+                unsafe { function(data.get(), status, text.as_ptr()) };
+            });
+        };
+        if callback.is_null() {
+            event.on_complete(call)?;
+            return Ok(());
         }
-        Ok(())
+        let registered = Arc::new(OnceLock::new());
+        let handle = CALLBACKS.enter(registered.clone());
+        // Before the function can be called, which may free what the handle is written to.
+        // SAFETY: as promised.
+        unsafe { put_if_wanted(callback, handle) };
+        match event.on_complete(call) {
+            Ok(made) => {
+                // It was empty, and nobody else fills it.
+                let _ = registered.set(made);
+                Ok(())
+            }
+            Err(error) => {
+                let _ = CALLBACKS.remove(handle);
+                // SAFETY: as promised: the function was not called.
+                unsafe { put_if_wanted(callback, 0) };
+                Err(error.into())
+            }
+        }
     })
 }
 
@@ -378,7 +401,8 @@ pub unsafe extern "C" fn gpuev_event_notify(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gpuev_callback_cancel(callback: CallbackHandle, cancelled: *mut bool) -> Status {
     done(|| {
-        let was = CALLBACKS.get(callback)?.cancel();
+        // Not registered yet: it is about to be, and can't be taken back.
+        let was = CALLBACKS.get(callback)?.get().is_some_and(Callback::cancel);
         // SAFETY: as promised.
         unsafe { put_if_wanted(cancelled, was) };
         Ok(())

@@ -10,7 +10,7 @@ use gpu_events::{
 };
 use rustc_hash::FxBuildHasher;
 use std::sync::{
-    Arc, LazyLock, Mutex, PoisonError,
+    Arc, LazyLock, Mutex, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -120,7 +120,8 @@ pub(crate) enum ExternalToken {
 pub(crate) static DEVICES: Table<Device> = Table::new(Kind::Device, "device");
 pub(crate) static STREAMS: Table<Stream> = Table::new(Kind::Stream, "stream");
 pub(crate) static POOLS: Table<EventPool> = Table::new(Kind::Pool, "pool");
-pub(crate) static CALLBACKS: Table<Arc<Callback>> = Table::new(Kind::Callback, "callback");
+/// Each is there before its callback is registered, which may run at once.
+pub(crate) static CALLBACKS: Table<Arc<OnceLock<Callback>>> = Table::new(Kind::Callback, "callback");
 pub(crate) static SIGNALS: Table<Once<HostSignal>> = Table::new(Kind::Signal, "signal");
 pub(crate) static EXTERNALS: Table<Once<ExternalToken>> = Table::new(Kind::External, "external recording");
 
@@ -130,6 +131,11 @@ pub(crate) static EVENTS: LazyLock<EventTable> = LazyLock::new(EventTable::of_an
 /// The event's id. A handle of another kind is one that no event has: ids are counted, and don't come that far.
 pub(crate) fn event_id(handle: EventHandle) -> EventId {
     EventId::from_raw(handle)
+}
+
+/// The stream; the default one of the event's device if the handle is null.
+pub(crate) fn resolve(handle: StreamHandle, event: EventId) -> Result<Stream> {
+    if handle == 0 { Ok(EVENTS.pool_of(event)?.default_stream()?) } else { STREAMS.get(handle) }
 }
 
 /// The stream, or none if the handle is null: the default one is meant.

@@ -33,34 +33,49 @@ pub(crate) fn hold(handle: StreamHandle, stream: Stream) -> Result<()> {
 }
 
 pub(crate) fn let_go(handle: StreamHandle) -> Result<()> {
-    let held = take(handle).map(|(_, held)| held);
-    let not_held = || Failure::new(Status::ErrorInvalidArgument, "this thread does not hold the stream");
+    let held = take(|of, _| of == handle).map(|(_, held)| held);
+    let not_held =
+        || Failure::new(Status::ErrorInvalidArgument, "this thread does not hold the stream by this handle");
     // What letting go brings about, it does with nothing of ours borrowed.
     drop(held.ok_or_else(not_held)?);
     COUNT.set(COUNT.get() - 1);
     Ok(())
 }
 
-/// Takes it out, with its place. Nothing, if the thread doesn't hold it, or is ending: what is let go of then may call functions
-/// of the caller's, and those us.
-fn take(handle: StreamHandle) -> Option<(usize, (StreamHandle, Held))> {
+/// Calls a function of the caller's on a thread of the library's, which never ends: what the function took and did not give
+/// back, nobody else could.
+pub(crate) fn let_go_after<T>(function: impl FnOnce() -> T) -> T {
+    let before = COUNT.get();
+    let result = function();
+    while COUNT.get() > before {
+        drop(take(|_, _| true));
+        COUNT.set(COUNT.get() - 1);
+    }
+    result
+}
+
+/// Takes the newest of those out that `is_it` says it of, with its place. Nothing, if there is none, or if the thread is ending:
+/// what is let go of then may call functions of the caller's, and those us.
+fn take(is_it: impl Fn(StreamHandle, &Stream) -> bool) -> Option<(usize, (StreamHandle, Held))> {
     let taken = HELD.try_with(|all| {
         let mut all = all.borrow_mut();
-        let index = all.iter().rposition(|(of, _)| *of == handle)?;
+        let index = all.iter().rposition(|(of, held)| is_it(*of, held.borrow_owner()))?;
         Some((index, all.remove(index)))
     });
     taken.ok().flatten()
 }
 
-/// What `call` makes of the guard by which this thread holds the stream; `None` if it doesn't.
+/// What `call` makes of the guard by which this thread holds the stream, by whatever handle it does; `None` if it doesn't.
 pub(crate) fn with<T>(
-    handle: StreamHandle,
+    stream: impl FnOnce() -> Result<Stream>,
     call: impl FnOnce(&mut StreamGuard<'_>) -> Result<T>,
 ) -> Option<Result<T>> {
     if COUNT.try_with(Cell::get).unwrap_or(0) == 0 {
         return None;
     }
-    let (place, mut held) = take(handle)?;
+    // If there is none, the ordinary way says so.
+    let id = stream().ok()?.id();
+    let (place, mut held) = take(|_, of| of.id() == id)?;
     // With nothing of ours borrowed: a function of the caller's may be called on the way, and call us.
     let result = held.1.with_dependent_mut(|_, guard| call(guard));
     HELD.with_borrow_mut(|all| all.insert(place.min(all.len()), held));

@@ -9,7 +9,7 @@
 //! - A handle is a number that is never given out twice. Null, released, made up, or of another kind, it is
 //!   `INVALID_HANDLE`. A pointer may be null where that is said, and is `INVALID_ARGUMENT` elsewhere.
 //! - It may be made from any thread, from callbacks, and from work on a CPU stream; no lock of this crate's is held while it
-//!   waits, calls a driver, or calls a function of the caller's.
+//!   waits, calls a driver, or calls a function of the caller's. What the library below holds then is a stream's submit lock.
 //! - No panic gets out. After a fork it is `FORKED` in the child.
 
 pub mod device;

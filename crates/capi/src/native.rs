@@ -27,7 +27,7 @@ pub unsafe extern "C" fn gpuev_cuda_get_stream(stream: StreamHandle, raw: *mut *
     done(|| {
         // SAFETY: as promised.
         let raw = unsafe { Out::new(raw, "raw") }?;
-        let handle = match held::with(stream, |guard| Ok(guard.cuda()?.raw())) {
+        let handle = match held::with(|| STREAMS.get(stream), |guard| Ok(guard.cuda()?.raw())) {
             Some(handle) => handle?,
             None => STREAMS.get(stream)?.cuda()?.raw(),
         };

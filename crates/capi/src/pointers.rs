@@ -126,7 +126,8 @@ impl UserData {
     }
 }
 
-/// A function that lets go of what the caller gave to be kept.
+/// A function that lets go of what the caller gave to be kept. It is called once, from any thread; never, where a driver may go on
+/// using what is kept (its device was closed, or is lost), or where the process ends first.
 pub type ReleaseFn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 
 /// Something of the caller's, which is let go of when this is dropped.

@@ -112,7 +112,10 @@ pub extern "C" fn gpuev_external_submitted(external: ExternalHandle) -> Status {
             Some(ExternalToken::Prepared(prepared)) => {
                 (Some(ExternalToken::Submitted(prepared.submitted())), Ok(()))
             }
-            other => (other, Err(Failure::new(Status::ErrorInvalidArgument, "it is submitted already"))),
+            other => (
+                other,
+                Err(Failure::new(Status::ErrorInvalidArgument, "it is submitted already, or completed")),
+            ),
         })
     })
 }

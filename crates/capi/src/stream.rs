@@ -2,7 +2,8 @@
 
 use crate::{
     handles::{
-        DEVICES, DeviceHandle, EVENTS, EventHandle, STREAMS, StreamHandle, event_id, stream_or_default,
+        DEVICES, DeviceHandle, EVENTS, EventHandle, STREAMS, StreamHandle, event_id, resolve,
+        stream_or_default,
     },
     held,
     pointers::{Kept, Out, ReleaseFn, UserData, put_if_wanted, text_if_any},
@@ -145,6 +146,20 @@ pub extern "C" fn gpuev_stream_release(stream: StreamHandle) -> Status {
     done(|| STREAMS.remove(stream).map(drop))
 }
 
+/// The stream's number, which is the same by all handles to it, and no other stream's in this process.
+///
+/// # Safety
+/// `id` is good for writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gpuev_stream_get_id(stream: StreamHandle, id: *mut u64) -> Status {
+    done(|| {
+        // SAFETY: as promised.
+        let id = unsafe { Out::new(id, "id") }?;
+        id.put(STREAMS.get(stream)?.id().get());
+        Ok(())
+    })
+}
+
 /// A handle to the device that the stream is on, to be released.
 ///
 /// # Safety
@@ -163,6 +178,8 @@ pub unsafe extern "C" fn gpuev_stream_get_device(stream: StreamHandle, device: *
 /// is the default one of the event's device. Never blocks the host; the event may be of any stream on any device. If the event
 /// fails, the stream fails with it, from here on.
 ///
+/// Errors: `NOT_SUBMITTED` for an external recording in somebody's hands, `CLOSED`, `CAPTURING`, what the driver refused.
+///
 /// `inserted`, which may be null, tells whether there was anything to wait for: there is not if the event is unrecorded,
 /// complete, or of this very stream.
 ///
@@ -176,7 +193,7 @@ pub unsafe extern "C" fn gpuev_stream_wait(
 ) -> Status {
     done(|| {
         let id = event_id(event);
-        let held = held::with(stream, |guard| Ok(guard.wait(&*EVENTS.get(id)?)?));
+        let held = held::with(|| resolve(stream, id), |guard| Ok(guard.wait(&*EVENTS.get(id)?)?));
         let wait: StreamWait = match held {
             Some(wait) => wait?,
             None => EVENTS.wait(id, stream_or_default(stream)?.as_ref())?,
@@ -192,7 +209,7 @@ pub unsafe extern "C" fn gpuev_stream_wait(
 /// Errors: the stream's failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn gpuev_stream_flush(stream: StreamHandle) -> Status {
-    done(|| match held::with(stream, |guard| Ok(guard.flush()?)) {
+    done(|| match held::with(|| STREAMS.get(stream), |guard| Ok(guard.flush()?)) {
         Some(flushed) => flushed,
         None => Ok(STREAMS.get(stream)?.flush()?),
     })
@@ -216,11 +233,11 @@ pub extern "C" fn gpuev_stream_get_error(stream: StreamHandle) -> Status {
 }
 
 /// Holds the stream for this thread: until `gpuev_stream_unlock`, what other threads give to it waits, and what this thread
-/// gives to it by this handle (`gpuev_event_record`, `gpuev_stream_wait`, `gpuev_stream_enqueue`, `gpuev_vulkan_submit`) stays
-/// together. A recording then never waits for room: it is `WOULD_BLOCK`.
+/// gives to it, by whatever handle (`gpuev_event_record`, `gpuev_stream_wait`, `gpuev_stream_enqueue`, `gpuev_vulkan_submit`,
+/// `gpuev_metal_encode`), stays together. A recording then never waits for room: it is `WOULD_BLOCK`.
 ///
 /// Hold it briefly, and never while waiting for it: that is `WOULD_DEADLOCK`, as is locking it twice. A thread that ends lets
-/// go of what it holds.
+/// go of what it holds, and so does a callback or work that returns with what it took itself.
 #[unsafe(no_mangle)]
 pub extern "C" fn gpuev_stream_lock(stream: StreamHandle) -> Status {
     done(|| held::hold(stream, STREAMS.get(stream)?))
@@ -261,12 +278,13 @@ pub unsafe extern "C" fn gpuev_stream_enqueue(
         let data = UserData::new(user_data);
         let run = move || {
             let _kept = kept;
-            // Of work that ran on this thread before.
-            WORK_ERROR.take();
+            WORK_ERROR.set(Some(None));
             // SAFETY: the caller's function, with what it was given for, on a thread that it was promised for.
-            match unsafe { work(data.get()) } {
-                0 => Ok(()),
-                code => Err(WORK_ERROR.take().unwrap_or_else(|| format!("the work returned {code}"))),
+            let code = held::let_go_after(|| unsafe { work(data.get()) });
+            match (code, WORK_ERROR.take().flatten()) {
+                (0, _) => Ok(()),
+                (_, Some(text)) => Err(text),
+                (code, None) => Err(format!("the work returned {code}")),
             }
         };
         let mut run = Some(run);
@@ -274,7 +292,7 @@ pub unsafe extern "C" fn gpuev_stream_enqueue(
             Some(run) => Ok(cpu.enqueue(run)?),
             None => Ok(()),
         };
-        match held::with(stream, |guard| enqueue(guard.cpu()?)) {
+        match held::with(|| STREAMS.get(stream), |guard| enqueue(guard.cpu()?)) {
             Some(enqueued) => enqueued,
             None => enqueue(STREAMS.get(stream)?.cpu()?),
         }
@@ -282,8 +300,8 @@ pub unsafe extern "C" fn gpuev_stream_enqueue(
 }
 
 thread_local! {
-    /// Why the work that this thread runs fails.
-    static WORK_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Why the work that this thread runs fails, if it has said so; nothing while it runs none.
+    static WORK_ERROR: RefCell<Option<Option<String>>> = const { RefCell::new(None) };
 }
 
 /// Called by work on a CPU stream before it answers that it failed: the text of the failure, for those who wait for it. From
@@ -296,7 +314,11 @@ pub unsafe extern "C" fn gpuev_set_work_error(text: *const c_char) -> Status {
     done(|| {
         // SAFETY: as promised.
         let text = unsafe { crate::pointers::text(text, "text") }?;
-        WORK_ERROR.set(Some(text));
+        let _ = WORK_ERROR.try_with(|error| {
+            if let Some(error) = error.borrow_mut().as_mut() {
+                *error = Some(text);
+            }
+        });
         Ok(())
     })
 }

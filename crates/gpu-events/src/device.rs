@@ -356,6 +356,8 @@ impl Device {
 
     /// Every backend of this crate, with its devices or the reason why it has none here.
     pub fn backends() -> Vec<BackendListing> {
+        // Looking starts drivers, which don't survive a fork either.
+        fork::watch();
         #[cfg(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim)))]
         let metal = crate::metal::MetalBackend::all();
         #[cfg(not(all(feature = "metal", any(target_vendor = "apple", gpu_events_metal_sim))))]

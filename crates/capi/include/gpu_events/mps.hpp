@@ -68,8 +68,17 @@ class MPSStream {
   std::shared_ptr<const Stream> m_stream;
 };
 
-/// Holds a stream in its scope.
-using MPSStreamLock = std::lock_guard<MPSStream>;
+/// Holds a stream in its scope. Not std::lock_guard: letting go can fail, as in a fork's child, and a destructor must not throw.
+class MPSStreamLock {
+ public:
+  explicit MPSStreamLock(MPSStream& stream) : m_lock(stream.stream()) {}
+
+  MPSStreamLock(const MPSStreamLock&) = delete;
+  MPSStreamLock& operator=(const MPSStreamLock&) = delete;
+
+ private:
+  StreamLock m_lock;
+};
 
 /// The default stream of the process's device, made when it is first asked for. As there, it is never destroyed.
 inline MPSStream* getDefaultMPSStream() {
@@ -301,7 +310,8 @@ class MPSEventPool {
     return complete;
   }
 
-  /// As there: waits for both, and then answers milliseconds, negative if the end came first. By the device's clock; any number
+  /// As there: waits for both, and then answers milliseconds. Negative if the end came first, where the original throws: how
+  /// early it came is an answer, and the library's ids have always had the sign (R22). By the device's clock; any number
   /// of times; and no other call is held up meanwhile. Events that are not timed or not recorded throw, before anything is
   /// waited for: there they are waited for for ever.
   double elapsedTime(id_t start_event_id, id_t end_event_id) {

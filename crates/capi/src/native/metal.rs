@@ -94,7 +94,7 @@ pub unsafe extern "C" fn gpuev_metal_encode(
             // SAFETY: the caller's function, with what it was given for.
             unsafe { encode(data.get(), buffer) };
         };
-        match held::with(stream, |guard| system::encode_held(guard, run)) {
+        match held::with(|| STREAMS.get(stream), |guard| system::encode_held(guard, run)) {
             Some(encoded) => encoded,
             None => system::encode(&STREAMS.get(stream)?, run),
         }

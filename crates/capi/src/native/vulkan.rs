@@ -19,7 +19,12 @@ pub type QueueLockFn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 /// A `VkQueue` of the caller's.
 ///
 /// Vulkan wants a queue used by one thread at a time: this library calls `lock` before it uses the queue and `unlock` after,
-/// on one thread, from any. Whoever else holds that lock must call nothing of this library's that could use the queue.
+/// on one thread, from any. Whoever else holds that lock must call nothing of this library's but `gpuev_event_get_status` of
+/// other devices' events: nearly everything else may submit to the queue, a host's signal and a release too.
+///
+/// The queue, both functions and what they are called with stay good until the *device* is given back (its `release`), also
+/// where the queue was adopted for one stream: it is used once more then. A queue that the device knows already keeps the
+/// functions that it came with first.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct VulkanQueue {
@@ -171,7 +176,8 @@ pub unsafe extern "C" fn gpuev_vulkan_open(
 /// opened with keeps the family and the lock that it was given then.
 ///
 /// # Safety
-/// `queue` is good for reading: a queue of the device's `VkDevice`, used under its lock alone, and good for as long as that.
+/// `queue` is good for reading: a queue of the device's `VkDevice`, used under its lock alone, which stays good as
+/// `gpuev_vulkan_queue` says.
 /// `options` is null, or good for reading, and so is its label; `stream` is good for writing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gpuev_vulkan_adopt_queue(
@@ -231,7 +237,7 @@ pub unsafe extern "C" fn gpuev_vulkan_submit(
             Some(work) => Ok(unsafe { stream.submit(work) }?),
             None => Ok(()),
         };
-        match held::with(stream, |guard| submit(guard.vulkan()?)) {
+        match held::with(|| STREAMS.get(stream), |guard| submit(guard.vulkan()?)) {
             Some(submitted) => submitted,
             None => submit(STREAMS.get(stream)?.vulkan()?),
         }

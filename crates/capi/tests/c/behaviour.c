@@ -699,6 +699,44 @@ static void native_calls_answer_on_every_device(const char *name) {
   OK(gpuev_device_release(device));
 }
 
+/* A thread holds a stream, and not a handle to it. */
+static void a_held_stream_is_held_by_all_its_handles(const char *name) {
+  gpuev_device device = another(name);
+  gpuev_stream one = 0, two = 0, other = stream_on(device);
+  OK(gpuev_stream_get_default(device, &one));
+  OK(gpuev_stream_get_default(device, &two));
+  uint64_t ids[3] = {0, 0, 0};
+  OK(gpuev_stream_get_id(one, &ids[0]));
+  OK(gpuev_stream_get_id(two, &ids[1]));
+  OK(gpuev_stream_get_id(other, &ids[2]));
+  CHECK(one != two && ids[0] == ids[1] && ids[0] != ids[2]);
+  gpuev_device same = 0;
+  OK(gpuev_stream_get_device(one, &same));
+  OK(gpuev_device_get_id(device, &ids[0]));
+  OK(gpuev_device_get_id(same, &ids[1]));
+  CHECK(device != same && ids[0] == ids[1]);
+
+  gpuev_pool pool = pool_on(device);
+  gpuev_event event = event_from(pool, false);
+  OK(gpuev_stream_lock(one));
+  ANSWERS(GPUEV_STATUS_ERROR_WOULD_DEADLOCK, gpuev_stream_lock(two));
+  OK(gpuev_event_record(event, one, false));
+  OK(gpuev_event_record(event, two, false));
+  OK(gpuev_event_record(event, 0, false));
+  OK(gpuev_stream_wait(0, event, NULL));
+  OK(gpuev_event_record(event, other, true));
+  ANSWERS(GPUEV_STATUS_ERROR_INVALID_ARGUMENT, gpuev_stream_unlock(two));
+  OK(gpuev_stream_unlock(one));
+  OK(gpuev_event_synchronize(event));
+  OK(gpuev_event_release(event));
+  OK(gpuev_pool_release(pool));
+  OK(gpuev_stream_release(one));
+  OK(gpuev_stream_release(two));
+  OK(gpuev_stream_release(other));
+  OK(gpuev_device_release(same));
+  OK(gpuev_device_release(device));
+}
+
 static const test TESTS[] = {
     TEST(devices_are_listed_opened_and_told_of),
     TEST(texts_fit_where_they_are_to_go),
@@ -709,6 +747,7 @@ static const test TESTS[] = {
     TEST(time_is_measured_or_an_error),
     TEST(a_stream_has_options),
     TEST(a_held_stream_is_the_holders),
+    TEST(a_held_stream_is_held_by_all_its_handles),
     TEST(work_runs_in_order_or_is_dropped),
     TEST(what_is_kept_goes_when_the_event_is_settled),
     TEST(a_signal_is_given_once),

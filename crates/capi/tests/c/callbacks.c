@@ -275,6 +275,72 @@ static void a_callback_that_is_running_is_not_cancelled(const char *name) {
   OK(gpuev_device_release(device));
 }
 
+typedef struct own {
+  gpuev_callback callback;
+  gpuev_signal done;
+} own;
+
+static void free_itself(void *data, gpuev_status status, const char *text) {
+  own *all = (own *)data;
+  gpuev_callback callback = all->callback;
+  gpuev_signal done = all->done;
+  free(all);
+  OK(gpuev_callback_release(callback));
+  complete_signal(&done, status, text);
+}
+
+/* The handle is written before the function can be called, and never after: of a complete event, it is called at once. */
+static void a_callback_may_free_what_its_handle_is_in(const char *name) {
+  gpuev_device device = another(name);
+  gpuev_stream stream = stream_on(device);
+  gpuev_pool pool = pool_on(device);
+  gpuev_event event = event_from(pool, false);
+  for (int round = 0; round < 50; ++round) {
+    gate passed = gate_on(device);
+    own *all = (own *)malloc(sizeof *all);
+    CHECK(all != NULL);
+    all->callback = 0;
+    all->done = passed.signal;
+    OK(gpuev_event_notify(event, free_itself, all, &all->callback));
+    OK(gpuev_event_synchronize(passed.event));
+    release_gate(passed);
+  }
+  OK(gpuev_event_release(event));
+  OK(gpuev_pool_release(pool));
+  OK(gpuev_stream_release(stream));
+  OK(gpuev_device_release(device));
+}
+
+typedef struct taker {
+  gpuev_stream stream;
+  gpuev_signal done;
+} taker;
+
+static void take_and_forget(void *data, gpuev_status status, const char *text) {
+  taker *of = (taker *)data;
+  OK(gpuev_stream_lock(of->stream));
+  complete_signal(&of->done, status, text);
+}
+
+/* The callback thread never ends, and nobody else could let go of what a callback holds. */
+static void a_callback_leaves_no_lock_behind(const char *name) {
+  gpuev_device device = another(name);
+  gpuev_stream stream = stream_on(device);
+  gpuev_pool pool = pool_on(device);
+  gpuev_event event = event_from(pool, false);
+  gate passed = gate_on(device);
+  taker of = {stream, passed.signal};
+  OK(gpuev_event_notify(event, take_and_forget, &of, NULL));
+  OK(gpuev_event_synchronize(passed.event));
+  OK(gpuev_event_record(event, stream, true));
+  OK(gpuev_event_synchronize(event));
+  release_gate(passed);
+  OK(gpuev_event_release(event));
+  OK(gpuev_pool_release(pool));
+  OK(gpuev_stream_release(stream));
+  OK(gpuev_device_release(device));
+}
+
 static const test TESTS[] = {
     TEST(callbacks_run_once_in_the_order_of_recordings),
     TEST(a_callback_that_comes_late_still_runs),
@@ -283,6 +349,8 @@ static const test TESTS[] = {
     TEST(closing_the_device_is_told),
     TEST(callbacks_may_call_anything),
     TEST(a_callback_that_is_running_is_not_cancelled),
+    TEST(a_callback_may_free_what_its_handle_is_in),
+    TEST(a_callback_leaves_no_lock_behind),
 };
 
 int main(int argc, char **argv) {

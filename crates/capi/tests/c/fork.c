@@ -61,6 +61,8 @@ static void every_call(const handles *live, const char *name) {
   FORKED(gpuev_callback_cancel(live->of[CALLBACK], &flag));
   FORKED(gpuev_stream_create(device, NULL, &out));
   FORKED(gpuev_stream_get_default(device, &out));
+  FORKED(gpuev_device_get_id(device, &out));
+  FORKED(gpuev_stream_get_id(stream, &out));
   FORKED(gpuev_stream_get_device(stream, &out));
   FORKED(gpuev_stream_wait(stream, event, &flag));
   FORKED(gpuev_stream_flush(stream));

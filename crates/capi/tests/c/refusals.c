@@ -10,6 +10,7 @@ static uint64_t some_device, some_stream, some_pool, some_event;
 
 CALL(device_release, { return gpuev_device_release(h); })
 CALL(device_close, { return gpuev_device_close(h); })
+CALL(device_get_id, { uint64_t id; return gpuev_device_get_id(h, &id); })
 CALL(device_get_info, { gpuev_device_info info; return gpuev_device_get_info(h, &info); })
 CALL(device_stall_report, { size_t length; return gpuev_device_stall_report(h, NULL, 0, &length); })
 CALL(pool_create, { gpuev_pool pool; return gpuev_pool_create(h, 0, &pool); })
@@ -47,6 +48,7 @@ CALL(vulkan_adopt_queue, {
 CALL(vulkan_get_handles, { return gpuev_vulkan_get_handles(h, NULL, NULL, NULL); })
 
 CALL(stream_release, { return gpuev_stream_release(h); })
+CALL(stream_get_id, { uint64_t id; return gpuev_stream_get_id(h, &id); })
 CALL(stream_get_device, { gpuev_device device; return gpuev_stream_get_device(h, &device); })
 CALL(stream_wait, { return gpuev_stream_wait(h, some_event, NULL); })
 CALL(stream_flush, { return gpuev_stream_flush(h); })
@@ -129,13 +131,13 @@ typedef struct verb {
 #define VERB(kind, name) {kind, #name, call_##name, false}
 
 static const verb VERBS[] = {
-    VERB(DEVICE, device_release), VERB(DEVICE, device_close), VERB(DEVICE, device_get_info),
+    VERB(DEVICE, device_release), VERB(DEVICE, device_close), VERB(DEVICE, device_get_id), VERB(DEVICE, device_get_info),
     VERB(DEVICE, device_stall_report), VERB(DEVICE, pool_create), VERB(DEVICE, stream_create),
     VERB(DEVICE, stream_get_default), VERB(DEVICE, host_event), VERB(DEVICE, external_event),
     VERB(DEVICE, cuda_get_context), VERB(DEVICE, cuda_adopt_stream), VERB(DEVICE, cuda_import_event),
     VERB(DEVICE, metal_get_device), VERB(DEVICE, metal_adopt_queue), VERB(DEVICE, vulkan_adopt_queue),
     VERB(DEVICE, vulkan_get_handles),
-    VERB(STREAM, stream_release), VERB(STREAM, stream_get_device), {STREAM, "stream_wait", call_stream_wait, true},
+    VERB(STREAM, stream_release), VERB(STREAM, stream_get_id), VERB(STREAM, stream_get_device), {STREAM, "stream_wait", call_stream_wait, true},
     VERB(STREAM, stream_flush), VERB(STREAM, stream_synchronize), VERB(STREAM, stream_get_error),
     VERB(STREAM, stream_lock), VERB(STREAM, stream_enqueue), VERB(STREAM, stream_keep_until),
     VERB(STREAM, cuda_get_stream), VERB(STREAM, metal_encode), VERB(STREAM, vulkan_submit),
@@ -242,6 +244,8 @@ static void every_call_refuses_a_null_pointer(const char *name) {
   REFUSES(gpuev_event_notify(event, NULL, NULL, &out));
   REFUSES(gpuev_stream_create(device, NULL, NULL));
   REFUSES(gpuev_stream_get_default(device, NULL));
+  REFUSES(gpuev_device_get_id(device, NULL));
+  REFUSES(gpuev_stream_get_id(stream, NULL));
   REFUSES(gpuev_stream_get_device(stream, NULL));
   REFUSES(gpuev_stream_enqueue(stream, NULL, &calls, count_up));
   CHECK(calls == 1);

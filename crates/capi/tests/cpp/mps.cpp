@@ -117,6 +117,13 @@ void record(const char* name) {
     THROWS(WouldDeadlock, event.synchronize());
     THROWS(WouldDeadlock, second->synchronize());
   }
+  {
+    // By whatever name: the default stream, where none is named, is the one that is held.
+    MPSStream named(with.device.default_stream());
+    MPSEvent unnamed(with.pool.acquireEvent(false), nullptr, false);
+    const MPSStreamLock lock(named);
+    unnamed.record(/*needsLock=*/true);
+  }
   gate.complete();
   event.synchronize();
   second->synchronize();
