@@ -5,7 +5,7 @@ or is called back by it; and two of them tell how long the work between took. St
 taken as they are.
 
 Everything may be called from any thread, callbacks and work on CPU streams included. Whatever may block releases the GIL, and on
-the main thread a signal interrupts it. In the child of a fork every call raises ForkedError.
+the main thread a signal interrupts it. In the child of a fork every call that does something raises ForkedError.
 """
 
 from __future__ import annotations

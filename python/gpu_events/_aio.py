@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ._native import Event
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ._errors import Error
-    from ._native import Event
 
 
 def wait(event: Event) -> Generator[object, None, None]:
@@ -25,7 +26,8 @@ def wait(event: Event) -> Generator[object, None, None]:
             if not loop.is_closed():
                 raise
 
-    callback = event.on_complete(complete)
+    # Whatever a subclass has made of its own.
+    callback = Event.on_complete(event, complete)
 
     def take_back(_: object) -> None:
         callback.cancel()

@@ -4,7 +4,7 @@ use crate::{
     errors::{Failure, Result, exception, no_pickling},
     gate::{self, Kept},
 };
-use gpu_events::check_fork;
+use gpu_events::{Error, ErrorKind, check_fork};
 use pyo3::{exceptions::PyTypeError, prelude::*};
 
 /// A registered callback, to cancel it. Dropping this leaves the callback registered.
@@ -31,6 +31,10 @@ impl Callback {
 pub(crate) fn register(event: &gpu_events::Event, callback: Bound<'_, PyAny>) -> Result<Callback> {
     if !callback.is_callable() {
         return Err(Failure::Python(PyTypeError::new_err("on_complete takes something to call")));
+    }
+    if gate::is_closed() {
+        // It would never be called, and who awaits it would wait for ever.
+        return Err(Error::with_text(ErrorKind::Closed, "the interpreter is exiting").into());
     }
     let callback = Kept::new(callback.unbind());
     let registered = event.on_complete(move |outcome| {

@@ -88,14 +88,20 @@ impl Event {
         }
     }
 
-    /// The stream that a method was given, or the default one of the event's device.
+    /// The stream that a method was given; without one, what PyTorch's users expect, or the default one of the event's device.
     fn stream<'py>(&self, py: Python<'py>, stream: Option<&Bound<'py, PyAny>>) -> Result<Taken<'py>> {
         let device = self.bound.get().map(|bound| &bound.device);
-        match (stream, device) {
-            (Some(stream), near) => foreign::take(stream, near),
-            (None, Some(device)) => Handle::default_of(py, device).map(Taken::Adopted),
-            (None, None) => Handle::default_of(py, &default_device(py)?).map(Taken::Adopted),
+        if let Some(stream) = stream {
+            return foreign::take(stream, device);
         }
+        if let Some(current) = foreign::current_of_torch(py, device)? {
+            return Ok(current);
+        }
+        let default = match device {
+            Some(device) => Handle::default_of(py, device),
+            None => Handle::default_of(py, &default_device(py)?),
+        };
+        default.map(Taken::Adopted)
     }
 
     /// As `query`, where the status does not tell.
@@ -147,8 +153,9 @@ impl Event {
         Ok(made)
     }
 
-    /// Records the event: it now stands for all work submitted to the stream before. None is the default stream of the event's
-    /// device, or of the default device.
+    /// Records the event: it now stands for all work submitted to the stream before. None is PyTorch's current stream, where
+    /// PyTorch uses the GPU already; otherwise the default stream of the event's device, or of the default device, which is one of
+    /// this library's.
     ///
     /// Legal in any state. Raises WrongDeviceError if the event is of another device than the stream. On a failed stream the
     /// event has failed at once.
@@ -157,8 +164,8 @@ impl Event {
         self.record_on(py, self.stream(py, stream)?.handle())
     }
 
-    /// Holds work that is submitted to the stream from now on back until the event is complete. Never blocks the host. True if
-    /// a wait was inserted.
+    /// Holds work that is submitted to the stream from now on back until the event is complete. None is the same stream as for
+    /// record(). Never blocks the host. True if a wait was inserted.
     #[pyo3(signature = (stream=None))]
     fn wait<'py>(&self, py: Python<'py>, stream: Option<&Bound<'py, PyAny>>) -> Result<bool> {
         check_fork()?;

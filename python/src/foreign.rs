@@ -73,12 +73,50 @@ fn adopt(object: &Bound<'_, PyAny>, near: Option<&gpu_events::Device>) -> Result
         None => ordinal(object).map(|ordinal| device::open(py, &format!("cuda:{ordinal}"))).transpose()?,
     };
     let handle = match device {
-        Some(device) => adopt_on(object, raw, &device)?,
+        // What an object says of its GPU may be the one that was current when it was made. The driver knows better, but where
+        // each GPU has such a stream.
+        Some(device) => match adopt_on(object, raw, &device) {
+            Err(failure) if is_wrong_device(&failure) && key.device.is_none() => {
+                adopt_anywhere(object, raw, near)?
+            }
+            outcome => outcome?,
+        },
         None => adopt_anywhere(object, raw, near)?,
     };
-    let forgotten = remembered().remember(key, &handle, object);
+    let (handle, forgotten) = remembered().remember(key, handle, object);
     drop(forgotten);
     Ok(handle)
+}
+
+fn is_wrong_device(failure: &Failure) -> bool {
+    matches!(failure, Failure::Core(error) if error.kind() == ErrorKind::WrongDevice)
+}
+
+/// PyTorch's current stream, which is meant where no stream is named, as far as PyTorch has begun to use GPUs.
+pub(crate) fn current_of_torch<'py>(
+    py: Python<'py>,
+    device: Option<&gpu_events::Device>,
+) -> Result<Option<Taken<'py>>> {
+    let ordinal = match device.map(|device| device.name().split_once(':')) {
+        None => None,
+        Some(Some(("cuda", ordinal))) => ordinal.parse::<u32>().ok(),
+        Some(_) => return Ok(None),
+    };
+    let Some(torch) = loaded(py, "torch")? else { return Ok(None) };
+    // Half imported, or not it at all.
+    let Some(cuda) = torch.getattr_opt("cuda")? else { return Ok(None) };
+    let Some(is_initialized) = cuda.getattr_opt("is_initialized")? else { return Ok(None) };
+    if !is_initialized.call0()?.is_truthy()? {
+        return Ok(None);
+    }
+    take(&cuda.call_method1("current_stream", (ordinal,))?, device).map(Some)
+}
+
+/// A library, if the program has imported it.
+fn loaded<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    let module = modules.call_method1("get", (name,))?;
+    Ok((!module.is_none()).then_some(module))
 }
 
 fn adopt_on(object: &Bound<'_, PyAny>, raw: usize, device: &gpu_events::Device) -> Result<Handle> {
@@ -98,12 +136,10 @@ fn adopt_anywhere(
     near: Option<&gpu_events::Device>,
 ) -> Result<Handle> {
     let py = object.py();
-    let wrong =
-        |failure: &Failure| matches!(failure, Failure::Core(error) if error.kind() == ErrorKind::WrongDevice);
     let near = near.filter(|device| device.info().backend == "cuda");
     if let Some(device) = near {
         match adopt_on(object, raw, device) {
-            Err(failure) if wrong(&failure) => {}
+            Err(failure) if is_wrong_device(&failure) => {}
             outcome => return outcome,
         }
     }
@@ -115,7 +151,7 @@ fn adopt_anywhere(
             Err(_) => break,
         };
         match adopt_on(object, raw, &device) {
-            Err(failure) if wrong(&failure) => {}
+            Err(failure) if is_wrong_device(&failure) => {}
             outcome => return outcome,
         }
     }
@@ -126,7 +162,7 @@ fn device_of_default_stream(
     object: &Bound<'_, PyAny>,
     near: Option<&gpu_events::Device>,
 ) -> Result<gpu_events::Device> {
-    if let Some(ordinal) = ordinal(object) {
+    if let Some(ordinal) = ordinal(object).or_else(|| current_of_its_library(object)) {
         return device::open(object.py(), &format!("cuda:{ordinal}"));
     }
     match near.filter(|device| device.info().backend == "cuda") {
@@ -143,6 +179,18 @@ fn ordinal(object: &Bound<'_, PyAny>) -> Option<u32> {
         let device = device()?;
         number(&device, "device_id").or_else(|| number(&device, "index"))
     })
+}
+
+/// The GPU that is current to the library that an object is of: CuPy's and Numba's default streams are of whichever that is.
+fn current_of_its_library(object: &Bound<'_, PyAny>) -> Option<u32> {
+    let module: String = object.get_type().getattr("__module__").ok()?.extract().ok()?;
+    let name = module.split('.').next()?;
+    let cuda = loaded(object.py(), name).ok()??.getattr("cuda").ok()?;
+    match name {
+        "cupy" => cuda.getattr("runtime").ok()?.call_method0("getDevice").ok()?.extract().ok(),
+        "numba" => cuda.call_method0("get_current_device").ok()?.getattr("id").ok()?.extract().ok(),
+        _ => None,
+    }
 }
 
 /// The `CUstream` of an object, by the first protocol that it has.
@@ -230,8 +278,20 @@ impl Remembered {
         Some(entry.handle.clone())
     }
 
-    /// Keeps a stream, and gives back what has to go for it.
-    fn remember(&mut self, key: Key, handle: &Handle, object: &Bound<'_, PyAny>) -> [Option<Entry>; 2] {
+    /// Keeps a stream, unless another thread was first: then that one's is the one. Gives back what has to go for it.
+    fn remember(
+        &mut self,
+        key: Key,
+        handle: Handle,
+        object: &Bound<'_, PyAny>,
+    ) -> (Handle, [Option<Entry>; 2]) {
+        if let Some(first) = self.entries.get_mut(&key)
+            && !first.handle.stream.device().is_closed()
+        {
+            first.used = self.clock;
+            let late = Entry { handle, object: object.clone().unbind(), used: self.clock };
+            return (first.handle.clone(), [Some(late), None]);
+        }
         let oldest = if self.entries.len() < REMEMBERED {
             None
         } else {
@@ -239,6 +299,6 @@ impl Remembered {
         };
         let forgotten = oldest.and_then(|key| self.entries.remove(&key));
         let entry = Entry { handle: handle.clone(), object: object.clone().unbind(), used: self.clock };
-        [forgotten, self.entries.insert(key, entry)]
+        (handle, [forgotten, self.entries.insert(key, entry)])
     }
 }

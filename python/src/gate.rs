@@ -83,6 +83,11 @@ pub(crate) fn attach<R>(code: impl FnOnce(Python<'_>) -> R) -> Option<R> {
     }))
 }
 
+/// Whether nobody is let in any more.
+pub(crate) fn is_closed() -> bool {
+    check_fork().is_ok() && state().closed
+}
+
 /// Whether this thread is one that the interpreter's end waits for, and it is waiting.
 pub(crate) fn is_wanted_back() -> bool {
     INSIDE.get() && state().closed

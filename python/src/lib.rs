@@ -19,10 +19,24 @@ mod wait;
 /// The native half of gpu_events. Import from gpu_events.
 #[pyo3::pymodule]
 mod _native {
-    use pyo3::prelude::*;
+    use pyo3::{exceptions::PyImportError, ffi, prelude::*};
+
+    /// Threads of the library's come back to the interpreter that loaded it, and its end is theirs: there can be one.
+    fn refuse_subinterpreters() -> PyResult<()> {
+        // SAFETY: a module is made with the GIL in hand.
+        let current = unsafe { ffi::PyInterpreterState_Get() };
+        // SAFETY: it is the one that runs this.
+        match unsafe { ffi::PyInterpreterState_GetID(current) } {
+            0 => Ok(()),
+            _ => Err(PyImportError::new_err(
+                "gpu_events works in the main interpreter alone, and this is a subinterpreter",
+            )),
+        }
+    }
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        refuse_subinterpreters()?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 

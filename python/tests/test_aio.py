@@ -165,3 +165,22 @@ def test_awaiting_takes_a_loop(pending) -> None:
     event, _ = pending()
     with pytest.raises(RuntimeError, match="no running event loop"):
         event.__await__()
+
+
+def test_a_subclass_may_have_an_on_complete_of_its_own(pending) -> None:
+    class Named(ge.Event):
+        def on_complete(self, name: str, callback: object) -> None:  # type: ignore[override]
+            raise AssertionError("asked by await")
+
+    async def main() -> None:
+        stream = ge.Stream("cpu")
+        gate, signal = stream.device.host_event()
+        stream.wait_event(gate)
+        event = Named()
+        event.record(stream)
+        task = asyncio.ensure_future(event)
+        await asyncio.sleep(0)
+        signal.complete()
+        await task
+
+    asyncio.run(main())

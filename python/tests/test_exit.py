@@ -74,7 +74,7 @@ def busy():
             event = stream.record_event()
             event.on_complete(lambda error: None)
             event.synchronize()
-    except ge.WorkFailedError as error:
+    except (ge.WorkFailedError, ge.ClosedError) as error:
         assert "exiting" in str(error)
 for _ in range(3):
     threading.Thread(target=busy, daemon=True).start()
@@ -155,3 +155,69 @@ def test_work_that_has_begun_is_waited_for(script) -> None:
         """
     )
     assert out == "done\n"
+
+
+def test_a_subinterpreter_is_refused_and_harms_nobody(script) -> None:
+    out = script(
+        """
+        try:
+            import _interpreters as interpreters
+        except ImportError:
+            try:
+                import _xxsubinterpreters as interpreters
+            except ImportError:
+                print("refused")
+                raise SystemExit
+        import sys
+        import gpu_events as ge
+
+        code = '''
+        try:
+            import gpu_events
+        except ImportError as error:
+            assert "interpreter" in str(error), error
+        else:
+            raise AssertionError("it was let in")
+        '''
+        import textwrap
+        other = interpreters.create()
+        wrong = interpreters.run_string(other, textwrap.dedent(code))
+        assert wrong is None, wrong
+        interpreters.destroy(other)
+
+        called = []
+        event = ge.Stream("cpu").record_event()
+        event.on_complete(called.append)
+        while not called:
+            ge.Stream("cpu").record_event().synchronize()
+        print("refused")
+        """
+    )
+    assert out == "refused\n"
+
+
+def test_nothing_is_awaited_once_the_interpreter_is_exiting(script) -> None:
+    out = script(
+        """
+        import asyncio
+        import atexit
+
+        def late():
+            async def main():
+                try:
+                    await event
+                except ge.ClosedError as error:
+                    print(error)
+            asyncio.run(main())
+
+        # Before the library's own hook is, and so run after it.
+        atexit.register(late)
+        import gpu_events as ge
+
+        gate, signal = ge.Device("cpu").host_event()
+        stream = ge.Stream("cpu")
+        stream.wait_event(gate)
+        event = stream.record_event()
+        """
+    )
+    assert "exiting" in out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+import types
 
 import pytest
 
@@ -92,3 +94,26 @@ def test_a_stream_of_ours_is_itself(stream: ge.Stream) -> None:
     assert ge.Stream.from_external(stream, "cpu") == stream
     with pytest.raises(ge.WrongDeviceError):
         ge.Stream.from_external(stream, "cpu:1")
+
+
+@pytest.mark.skipif(has_cuda(), reason="there is a GPU, where PyTorch itself is asked")
+def test_no_stream_is_torchs_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    initialized = False
+
+    def current_stream(device: int | None = None) -> OfTorch:
+        asked.append(device)
+        return OfTorch()
+
+    cuda = types.SimpleNamespace(is_initialized=lambda: initialized, current_stream=current_stream)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    ge.Event("cpu").record()
+    assert asked == [], "PyTorch uses no GPU yet"
+    initialized = True
+    with pytest.raises(ge.UnavailableError):
+        ge.Event().record()
+    assert asked == [None]
+    # PyTorch has no say in what is of another device.
+    event = ge.Event("cpu")
+    event.record()
+    assert event.synchronize() and asked == [None]
