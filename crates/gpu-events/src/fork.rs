@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Not from `primitive`: it is set between two lives of a process, which is nothing that loom could model.
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// Has a fork noticed from now on. Called when the first device is opened.
+/// Has a fork noticed from now on. Called when devices are listed or the first is opened.
 pub(crate) fn watch() {
     #[cfg(unix)]
     {

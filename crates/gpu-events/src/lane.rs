@@ -39,6 +39,8 @@ pub(crate) static TURN: Turn =
 impl Turn {
     /// Somebody's short turn ends without a word, and so may a guard that is just being let go of.
     const ASK_AGAIN: Duration = Duration::from_millis(1);
+    /// How often a lock that no guard holds is asked for before it is taken for one that may be held for long.
+    const SHORT: usize = 64;
 
     fn wait(&self, at_most: Duration) {
         // Relaxed: who misses it says nothing, and we ask again.
@@ -213,8 +215,16 @@ impl LaneCore {
     pub(crate) fn lock_until(&self, deadline: Option<Instant>) -> Result<Option<MutexGuard<'_, Submit>>> {
         let Some(deadline) = deadline else { return self.lock().map(Some) };
         loop {
-            if let Some(submit) = try_lock(&self.submit) {
-                return Ok(Some(submit));
+            // A recording's own turn is short, and ends without a word: those are waited out here, a user's guard below.
+            for _ in 0..Turn::SHORT {
+                if let Some(submit) = try_lock(&self.submit) {
+                    return Ok(Some(submit));
+                }
+                // Relaxed: whether somebody holds it on a user's behalf, not who; who misses it looks again.
+                if self.holder.load(Ordering::Relaxed) != 0 {
+                    break;
+                }
+                std::thread::yield_now();
             }
             if self.is_held_by_this_thread() {
                 return Err(Error::new(ErrorKind::WouldDeadlock));
