@@ -5,7 +5,6 @@
 //! `devices` says what is here and what it can do; `doctor` runs the conformance suite on it; `bench` says what events
 //! cost on it; `trace` shows and merges what was traced.
 
-mod bench;
 mod devices;
 mod doctor;
 mod fsverity;
@@ -33,7 +32,7 @@ enum Command {
     Pipeline(pipeline::PipelineArgs),
     Devices(devices::DevicesArgs),
     Doctor(doctor::DoctorArgs),
-    Bench(bench::BenchArgs),
+    Bench(gpu_events_bench::BenchArgs),
     Trace(trace::TraceArgs),
 }
 
@@ -53,7 +52,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Pipeline(args) => pipeline::run(args)?,
         Command::Devices(args) => devices::run(args)?,
         Command::Doctor(args) => return doctor::run(args),
-        Command::Bench(args) => bench::run(args)?,
+        Command::Bench(args) => gpu_events_bench::run(args)?,
         Command::Trace(args) => trace::run(args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::fsverity::BLOCK;
+pub(crate) use gpu_events_bench::text::{count, three_digits};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -82,29 +83,6 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// `12345678` as `12,345,678`.
-pub(crate) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
-/// Three significant digits, two decimals at most.
-pub(crate) fn three_digits(value: f64) -> String {
-    let decimals = match value {
-        99.95.. => 0,
-        9.995.. => 1,
-        _ => 2,
-    };
-    format!("{value:.decimals$}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,9 +150,5 @@ mod tests {
         assert_eq!(time(Duration::from_nanos(999_999)), "1.00 ms");
         assert_eq!(time(Duration::from_millis(512)), "512 ms");
         assert_eq!(time(Duration::from_millis(61_250)), "61.2 s");
-        assert_eq!(count(0), "0");
-        assert_eq!(count(999), "999");
-        assert_eq!(count(1_000), "1,000");
-        assert_eq!(count(24_576_000), "24,576,000");
     }
 }

@@ -49,12 +49,6 @@ fn promised() -> Vec<String> {
     ]
     .map(String::from)
     .into();
-    if cfg!(feature = "peers") {
-        for peer in ["tokio tasks", "rayon", "a rayon chain"] {
-            names.push(format!("hand-over beside {peer}"));
-            names.push(format!("hand-over with a closure beside {peer}"));
-        }
-    }
     if cfg!(target_os = "linux") {
         names.extend(["memory: pending event", "memory: idle stream"].map(String::from));
     }
@@ -63,6 +57,20 @@ fn promised() -> Vec<String> {
             ["1", "1,000", "10,000", "100,000", "1,000,000"]
                 .map(|count| format!("{operation} {count} pending")),
         );
+    }
+    for operation in [
+        "acquire+record+complete+drop on own streams",
+        "the same in the seed's way",
+        "an addition to an own word",
+        "acquire+record+complete+release by id",
+        "the same by the seed's ids",
+        "acquire+record+complete+drop on one stream",
+        "an addition under one lock",
+        "status of one pending event",
+        "poll and drop of one event's future",
+    ] {
+        names.push(format!("{operation}, 1 thread"));
+        names.extend(["2", "4", "8", "16"].map(|threads| format!("{operation}, {threads} threads")));
     }
     for operation in ["acquire+record+drop in turn on", "acquire+record+drop at random on"] {
         names.push(format!("{operation} 1 stream"));

@@ -168,7 +168,7 @@ fn per_hand_over(took: Duration, rounds: u64) -> f64 {
 #[cfg(feature = "peers")]
 mod peers {
     use super::{Counter, Measure, Plan, Work, loaded_rounds, sample};
-    use crate::bench::host;
+    use crate::host;
     use anyhow::Result;
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
     use std::{mem, vec};

@@ -1,4 +1,4 @@
-//! `gpu-events bench`: what events cost here.
+//! What events cost here: `gpu-events bench`, and the program `gpu-events-bench`, which has their peers as well.
 //!
 //! Everything is measured beside something that it can be compared with, in the same run and in turn: a pool and an
 //! event built as the seed's, a mutex and a condition variable, tokio's tasks, rayon's jobs, a cache line. A row's
@@ -17,8 +17,9 @@ mod seed;
 mod span;
 mod stats;
 mod status;
+pub mod text;
+mod threads;
 
-use crate::output;
 use anyhow::{Result, ensure};
 use gpu_events::{Device, Event, HostSignal, Stream};
 use harness::{Group, Plan};
@@ -28,7 +29,7 @@ use std::fmt::Write;
 
 /// What events cost here, each figure beside what the seed's own way takes in the same run
 #[derive(Debug, clap::Args)]
-pub(crate) struct BenchArgs {
+pub struct BenchArgs {
     /// Device to measure
     #[arg(long, value_name = "D", default_value = "cpu")]
     device: String,
@@ -81,6 +82,7 @@ impl Bench {
             handover::group(self),
             completion::group(self),
             span::group(self),
+            threads::group(self),
             memory::group(self),
             growth::group(self),
         ]
@@ -109,8 +111,11 @@ impl HeldStream {
     }
 }
 
-/// Runs `gpu-events bench`.
-pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+/// Measures, and prints.
+///
+/// # Errors
+/// If there is no such device or no such row, or if measuring fails.
+pub fn run(args: &BenchArgs) -> Result<()> {
     let bench = Bench { device: Device::open(&args.device)?, plan: args.plan() };
     if let Some(probe) = args.probe {
         return probe.run(&bench);
@@ -134,12 +139,12 @@ fn measure(bench: &Bench, groups: Vec<Group<'_>>, json: bool) -> Result<()> {
         let title = group.title;
         let measured = group.measure(&bench.plan, &progress)?;
         if !json {
-            progress.suspend(|| output::print(report::table(title, &measured)))?;
+            progress.suspend(|| text::print(report::table(title, &measured)))?;
         }
         rows.extend(measured);
     }
     progress.finish_and_clear();
-    if json { output::print_json(&rows) } else { output::print(closing(bench, &rows, &watch)?) }
+    if json { text::print_json(&rows) } else { text::print(closing(bench, &rows, &watch)?) }
 }
 
 /// From how much of a core on, used by others, figures are no more than upper bounds.

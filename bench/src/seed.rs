@@ -6,6 +6,7 @@
 
 use parking_lot::ReentrantMutex;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -90,7 +91,7 @@ impl Drop for LeanHandle<'_> {
 /// The seed's event, on a CPU: complete once the value that was signaled has reached what was recorded.
 #[derive(Debug)]
 pub(super) struct SeedEvent {
-    _id: u64,
+    id: u64,
     state: Mutex<State>,
     completed: Condvar,
 }
@@ -104,7 +105,7 @@ struct State {
 
 impl SeedEvent {
     fn new(id: u64) -> Self {
-        Self { _id: id, state: Mutex::default(), completed: Condvar::new() }
+        Self { id, state: Mutex::default(), completed: Condvar::new() }
     }
 
     /// As in the seed, what is in the pool is nobody else's, and needs no lock.
@@ -148,6 +149,36 @@ impl SeedEvent {
     }
 }
 
+/// The seed's ids: a map of the events that are out, behind a recursive mutex as its pool is.
+#[derive(Default)]
+pub(super) struct SeedTable {
+    pool: SeedPool,
+    in_use: ReentrantMutex<RefCell<HashMap<u64, SeedHandle>>>,
+}
+
+impl SeedTable {
+    pub(super) fn acquire(&self) -> u64 {
+        let in_use = self.in_use.lock();
+        let handle = self.pool.acquire();
+        let id = handle.event().id;
+        in_use.borrow_mut().insert(id, handle);
+        id
+    }
+
+    /// Does something with an event that is out, under the lock as the seed does.
+    pub(super) fn with(&self, id: u64, act: impl FnOnce(&SeedEvent)) {
+        let in_use = self.in_use.lock();
+        if let Some(handle) = in_use.borrow().get(&id) {
+            act(handle.event());
+        }
+    }
+
+    pub(super) fn release(&self, id: u64) {
+        let in_use = self.in_use.lock();
+        in_use.borrow_mut().remove(&id);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +196,21 @@ mod tests {
         assert_eq!(second.event().state().completion_time, None);
         drop((second, pool.acquire_lean()));
         assert_eq!(pool.0.made.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn an_id_finds_its_event_until_it_is_released() {
+        let table = SeedTable::default();
+        let id = table.acquire();
+        let seen = RefCell::new(Vec::new());
+        let look = |event: &SeedEvent| seen.borrow_mut().push(event.query());
+        table.with(id, SeedEvent::record);
+        table.with(id, look);
+        table.with(id, SeedEvent::complete);
+        table.with(id, look);
+        table.release(id);
+        table.with(id, look);
+        assert_eq!(seen.into_inner(), [false, true]);
     }
 
     #[test]

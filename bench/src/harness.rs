@@ -1,7 +1,7 @@
 //! How things are measured: all variants of a group in turn, round after round, so that whatever disturbs the
 //! machine disturbs them alike.
 
-use super::host::{Meanwhile, Watch};
+use super::host::{self, Meanwhile, Watch};
 use super::report::{Row, Target};
 use super::stats::{self, Summary};
 use anyhow::{Context, Result};
@@ -287,24 +287,44 @@ pub(super) fn threaded<'a>(
     threads: usize,
     work: impl Fn(usize, u64) + Sync + 'a,
 ) -> Measure<'a> {
-    // Enough for each thread to be scheduled out and in, where there are more of them than cores.
-    let wall = plan.pick(Duration::from_millis(10), Duration::from_micros(100));
-    let mut each = 64_u64;
+    let mut batch = Threaded::new(plan, threads);
     Box::new(move |samples| {
-        let took = run_threads(threads, each, &work);
-        samples.batch(took, each * threads as u64);
-        let factor = wall.as_secs_f64() / took.as_secs_f64().max(1e-9);
-        if !(0.5..2.0).contains(&factor) {
-            each = (each as f64 * factor.clamp(0.5, 1000.0)).max(1.0) as u64;
-        }
+        batch.sample(samples, &work);
         Ok(())
     })
+}
+
+/// How many operations each thread does in a round, found as it goes.
+#[derive(Debug)]
+pub(super) struct Threaded {
+    threads: usize,
+    wall: Duration,
+    each: u64,
+}
+
+impl Threaded {
+    pub(super) fn new(plan: &Plan, threads: usize) -> Self {
+        // Enough for each thread to be scheduled out and in, where there are more of them than cores.
+        let wall = plan.pick(Duration::from_millis(10), Duration::from_micros(100));
+        Self { threads, wall, each: 64 }
+    }
+
+    pub(super) fn sample(&mut self, samples: &mut Samples, work: impl Fn(usize, u64) + Sync) {
+        let took = run_threads(self.threads, self.each, &work);
+        samples.batch(took, self.each * self.threads as u64);
+        let factor = self.wall.as_secs_f64() / took.as_secs_f64().max(1e-9);
+        if !(0.5..2.0).contains(&factor) {
+            self.each = (self.each as f64 * factor.clamp(0.5, 1000.0)).max(1.0) as u64;
+        }
+    }
 }
 
 /// From the first thread's start to the last one's end.
 fn run_threads(threads: usize, each: u64, work: &(impl Fn(usize, u64) + Sync)) -> Duration {
     let barrier = Barrier::new(threads);
     let span = |thread| {
+        // Two on one core while another idles would say something of the scheduler, and nothing of the operation.
+        let _pinned = host::pin_to_core(thread);
         work(thread, each.min(256)); // what a thread has to set up once is not what an operation costs
         barrier.wait();
         let start = Instant::now();

@@ -5,8 +5,7 @@
 
 use super::harness::{Batch, Group, Measure, VariantId};
 use super::report::Target;
-use super::{Bench, HeldStream};
-use crate::units;
+use super::{Bench, HeldStream, text};
 use anyhow::{Result, ensure};
 use gpu_events::{Event, EventPool, Status, Stream};
 use std::cell::OnceCell;
@@ -98,7 +97,7 @@ impl<'a> Rows<'_, 'a> {
 /// `1 stream`, `10 streams`, `1,000,000 pending`.
 fn many(count: usize, things: &str) -> String {
     let things = if count == 1 { things.trim_end_matches('s') } else { things };
-    format!("{} {things}", units::count(count as u64))
+    format!("{} {things}", text::count(count as u64))
 }
 
 /// Something that several variants use, made when the first one is measured.

@@ -6,8 +6,8 @@
 use super::harness::{Group, Measure, Plan};
 use super::report::Target;
 use super::seed::{SeedHandle, SeedPool};
+use super::text;
 use super::{Bench, HeldStream};
-use crate::output;
 use anyhow::{Context, Result, bail};
 use gpu_events::{Event, EventPool, Stream};
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,7 @@ impl Probe {
             }),
             Self::ParkedThreads => weigh(count, parked_thread),
         };
-        output::print_json(&weighed?)
+        text::print_json(&weighed?)
     }
 
     fn name(self) -> String {
@@ -150,7 +150,13 @@ fn parked_thread() -> Result<Arc<(Mutex<VecDeque<u64>>, Condvar)>> {
 fn in_a_process<'a>(bench: &'a Bench, probe: Probe) -> Measure<'a> {
     Box::new(move |samples| {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["bench", "--device", bench.device.name(), "--probe", &probe.name()]);
+        // The name of the subcommand differs from program to program.
+        command.args(std::env::args_os().nth(1)).args([
+            "--device",
+            bench.device.name(),
+            "--probe",
+            &probe.name(),
+        ]);
         if bench.plan.quick {
             command.arg("--quick");
         }

@@ -157,7 +157,7 @@ fn time(ns: f64) -> String {
         ..999.5e3 => (ns / 1e3, "µs"),
         _ => (ns / 1e6, "ms"),
     };
-    format!("{} {unit}", crate::units::three_digits(value))
+    format!("{} {unit}", crate::text::three_digits(value))
 }
 
 fn size(bytes: f64) -> String {
@@ -166,7 +166,7 @@ fn size(bytes: f64) -> String {
 
 /// Small ratios keep two digits, since 0.01 and 0.014 are far apart.
 fn ratio(ratio: f64) -> String {
-    if ratio < 0.0995 { format!("{ratio:.3}") } else { crate::units::three_digits(ratio) }
+    if ratio < 0.0995 { format!("{ratio:.3}") } else { crate::text::three_digits(ratio) }
 }
 
 #[cfg(test)]
