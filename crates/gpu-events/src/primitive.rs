@@ -21,9 +21,53 @@ pub(crate) use std::{
     thread_local,
 };
 
-/// Of keys that are counted and that nobody chooses: a hash that resists an attacker was a third of what an event by id costs.
+/// Of keys that are counted, so that nobody can choose them to collide.
 #[cfg(not(gpu_events_loom))]
-pub(crate) type DashMap<K, V> = dashmap::DashMap<K, V, rustc_hash::FxBuildHasher>;
+pub(crate) type DashMap<K, V> = dashmap::DashMap<K, V, BuildNeighbourly>;
+#[cfg(not(gpu_events_loom))]
+type BuildNeighbourly = std::hash::BuildHasherDefault<Neighbourly>;
+
+/// Hashes a counted number so that a [`DashMap`] keeps neighbours in one shard.
+///
+/// Threads take numbers in blocks, so each works in shards that no other thread writes to meanwhile. A hash that spreads
+/// neighbours spreads every thread's entries over all shards, and then each call fetches a lock and its part of the map
+/// from another core.
+#[cfg(not(gpu_events_loom))]
+#[derive(Default)]
+pub(crate) struct Neighbourly(u64);
+
+#[cfg(not(gpu_events_loom))]
+impl Neighbourly {
+    /// Binary digits of a number that make no difference to its shard. Several shards for a block of numbers: a block that all
+    /// threads ask for is not behind one lock.
+    const RUN: u32 = 8;
+    /// Where a `DashMap` finds the shard: below the seven bits that each of its tables tells entries apart by, as many as
+    /// there are shards. The places of entries come from the lowest bits.
+    const SHARD: u64 = 0x01FF_FF00_0000_0000;
+}
+
+#[cfg(not(gpu_events_loom))]
+impl std::hash::Hasher for Neighbourly {
+    fn write_u64(&mut self, number: u64) {
+        let mixed = std::hash::BuildHasher::hash_one(&rustc_hash::FxBuildHasher, number);
+        // Reversed, because the shard is the topmost of these bits, however many they are, and neighbouring runs differ in
+        // the lowest.
+        let run = (number >> Self::RUN).reverse_bits() >> 7;
+        self.0 = mixed & !Self::SHARD | run & Self::SHARD;
+    }
+
+    /// Nothing but numbers is hashed; whatever it is, it has a hash.
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(self.0.rotate_left(8) ^ u64::from(byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 use std::sync::{PoisonError, TryLockError};
 
 /// Locks; a poisoned lock is as good as any.
@@ -56,4 +100,49 @@ pub(crate) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::
 pub(crate) fn spawn(_name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     loom::thread::spawn(body);
     Ok(())
+}
+
+#[cfg(all(test, not(gpu_events_loom)))]
+mod tests {
+    use super::*;
+    use std::{
+        collections::{HashMap, HashSet},
+        hash::BuildHasher,
+    };
+
+    /// As `DashMap` does it, with 64 shards.
+    fn shard(number: u64) -> u64 {
+        let hash = BuildNeighbourly::default().hash_one(number);
+        hash << 7 >> 58
+    }
+
+    #[test]
+    fn blocks_of_numbers_share_no_shard_until_there_are_none_left() {
+        let of_block =
+            |block: u64| (0..1024).map(|index| shard(block * 1024 + index)).collect::<HashSet<_>>();
+        let mut all = HashSet::new();
+        for block in 40..56 {
+            let shards = of_block(block);
+            assert_eq!(shards.len(), 4, "of block {block}");
+            assert!(all.is_disjoint(&shards), "block {block} meets another");
+            all.extend(shards);
+        }
+        assert_eq!(all.len(), 64);
+    }
+
+    #[test]
+    fn numbers_of_one_shard_are_told_apart() {
+        let mut tags = HashMap::<u64, u32>::new();
+        let mut places = HashMap::<u64, u32>::new();
+        let numbers = (0..1 << 20).filter(|&number| shard(number) == 5).collect::<Vec<u64>>();
+        for &number in &numbers {
+            let hash = BuildNeighbourly::default().hash_one(number);
+            *tags.entry(hash >> 57).or_default() += 1;
+            *places.entry(hash & 0x7FFF).or_default() += 1;
+        }
+        assert_eq!(numbers.len(), 1 << 14);
+        // Some 128 for each of 128 tags, and a half for each of 32,768 places.
+        assert!(tags.len() == 128 && tags.values().all(|&count| count < 256), "{tags:?}");
+        assert!(places.values().all(|&count| count <= 8), "{:?}", places.values().max());
+    }
 }

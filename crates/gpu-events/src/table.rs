@@ -8,7 +8,10 @@ use crate::{
     primitive::DashMap,
     stream::{Stream, StreamWait},
 };
-use std::sync::{Arc, OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 /// A table of events by id, with the seed's verbs.
 ///
@@ -171,8 +174,11 @@ impl EventTable {
         pool.ok_or_else(|| invalid(id))
     }
 
-    fn stream(&self, id: EventId, stream: Option<&Stream>) -> Result<Stream> {
-        stream.map_or_else(|| self.pool_of(id)?.default_stream(), |stream| Ok(stream.clone()))
+    fn stream<'a>(&self, id: EventId, stream: Option<&'a Stream>) -> Result<Cow<'a, Stream>> {
+        match stream {
+            Some(stream) => Ok(Cow::Borrowed(stream)),
+            None => self.pool_of(id)?.default_stream().map(Cow::Owned),
+        }
     }
 
     /// Records the event on `stream`, or on the default stream, and then submits the stream's work if `flush` says so.
