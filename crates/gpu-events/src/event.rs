@@ -11,7 +11,8 @@ use crate::{
     pool::PoolCore,
     primitive::{AtomicU64, Mutex, OnceLock, Ordering, lock},
     stream::Stream,
-    time::{Elapsed, Timestamp, host_nanos},
+    time::{Elapsed, Timestamp, coarse_nanos},
+    timeline,
     wait::{Target, WaitOptions, WaitOutcome, wait_one},
 };
 use std::{
@@ -61,6 +62,7 @@ pub enum Status {
 // The state word: a position above a tag.
 const TAG: u64 = 0b11;
 const SHIFT: u32 = 2;
+const _: () = assert!(timeline::LAST << SHIFT >> SHIFT == timeline::LAST, "a state holds every position");
 /// No recording. The whole word is zero.
 const UNRECORDED: u64 = 0b00;
 /// On the lane at [`Slot::home`], which is the first one that this handle met and stays.
@@ -697,7 +699,7 @@ impl Event {
             }
             Point::At(target) => {
                 let ticket =
-                    target.lane.core.timeline.register_callback(target.position, &cell, host_nanos());
+                    target.lane.core.timeline.register_callback(target.position, &cell, coarse_nanos());
                 if ticket.is_some() {
                     target.lane.watch(target.position);
                 }

@@ -5,7 +5,7 @@ use crate::{
     event::{Event, Point},
     fork,
     lane::Observed,
-    time::host_nanos,
+    time::coarse_nanos,
     timeline::{Registered, Ticket},
     wait::Target,
 };
@@ -79,7 +79,7 @@ fn poll_pending(target: &Target, ticket: &mut Option<Ticket>, context: &Context<
         // Told since we looked; what it was told is there to see below.
         *ticket = None;
     }
-    match timeline.register(target.position, context.waker().clone(), host_nanos()) {
+    match timeline.register(target.position, context.waker().clone(), coarse_nanos()) {
         Registered::Reached(_) => Poll::Ready(Ok(())),
         Registered::Failed(_, error) => Poll::Ready(Err(error)),
         Registered::Parked(parked) => {

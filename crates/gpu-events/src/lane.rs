@@ -1,5 +1,8 @@
 //! A timeline together with the driver half that moves it: a stream's, a host signal's, a foreign submission's.
 
+#[cfg(all(test, feature = "cpu", not(gpu_events_loom)))]
+mod near_the_end;
+
 use crate::{
     backend::{BackendStream, Flushed, Gate, Room, Signaled, Source, StreamTraits, Waited, Word},
     device::DeviceCore,
@@ -9,8 +12,8 @@ use crate::{
         AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock, thread_local, try_lock,
     },
     stream::{StreamOptions, StreamWait, WhenFull},
-    time::host_nanos,
-    timeline::{Progress, Registered, Relay, Timeline, relay},
+    time::{coarse_nanos, host_nanos},
+    timeline::{self, Progress, Registered, Relay, Timeline, relay},
     wait::{Target, WaitOptions, WaitOutcome, wait_one},
 };
 use std::{
@@ -407,8 +410,9 @@ impl<B: ?Sized + BackendStream> Lane<B> {
 
     /// Lets the backend take a position for work that nobody has recorded behind.
     fn mark(&self, submit: &mut Submit) {
-        // A failed stream's positions go to no backend any more.
-        if !self.is_failed() && self.backend.mark(submit.recorded + 1) {
+        // A failed stream's positions go to no backend any more, and there is none behind the last.
+        let next = submit.recorded + 1;
+        if !self.core.timeline.is_special(next) && self.backend.mark(next) {
             submit.recorded += 1;
         }
     }
@@ -689,8 +693,8 @@ impl Lane {
     #[inline]
     pub(crate) fn record_held(self: &Arc<Self>, submit: &mut Submit, slot: &Slot) -> Result<News, Refused> {
         let position = submit.recorded + 1;
-        if self.is_failed() {
-            return self.record_failed(submit, slot, position);
+        if self.core.timeline.is_special(position) {
+            return self.record_special(submit, slot, position);
         }
         match self.backend.signal(position, slot.is_timed()).map_err(Refused::Error)? {
             Signaled::Done(ticks) => {
@@ -725,9 +729,10 @@ impl Lane {
         }
     }
 
-    /// A failed stream takes recordings, so that whoever observes them learns of the failure; a closed one does not.
+    /// A failed stream takes recordings, so that whoever observes them learns of the failure; a closed one does not, nor one
+    /// that has come to its last position.
     #[cold]
-    fn record_failed(
+    fn record_special(
         self: &Arc<Self>,
         submit: &mut Submit,
         slot: &Slot,
@@ -735,6 +740,10 @@ impl Lane {
     ) -> Result<News, Refused> {
         if self.core.device.is_closed() {
             return Err(Refused::Error(Error::new(ErrorKind::Closed)));
+        }
+        if position > timeline::LAST {
+            let text = "the stream has no positions left; go on with a new one";
+            return Err(Refused::Error(Error::with_text(ErrorKind::Resources, text)));
         }
         submit.recorded = position;
         slot.set(self, position, None);
@@ -831,7 +840,7 @@ impl Lane {
             }
             gates.push(Arc::downgrade(&relay));
         }
-        match source.lane.core.timeline.register(source.position, relay, host_nanos()) {
+        match source.lane.core.timeline.register(source.position, relay, coarse_nanos()) {
             Registered::Parked(_) => source.lane.watch(source.position),
             Registered::Reached(relay) => relay::run(relay, None),
             Registered::Failed(relay, error) => relay::run(relay, Some(&error)),
@@ -856,6 +865,14 @@ impl Lane {
         for gate in gates.iter().filter_map(Weak::upgrade) {
             gate.open();
         }
+    }
+
+    /// Has a lane that is still new go on behind `position`, as if all up to it had been recorded and done.
+    #[cfg(all(test, feature = "cpu", not(gpu_events_loom)))]
+    pub(crate) fn skip_to(&self, position: u64) {
+        lock(&self.core.submit).recorded = position;
+        self.submitted(position);
+        self.advance(position);
     }
 
     /// The backend's half, if it is of this type.

@@ -226,9 +226,9 @@ pub(crate) fn host_nanos() -> u64 {
     origin().elapsed().as_nanos() as u64
 }
 
-/// As [`host_nanos`], at a quarter of its cost and only to a few milliseconds: since when a strand is parked. Reading the
-/// fine clock there was a fifth of a hand-over.
-#[cfg(all(feature = "cpu", target_os = "linux"))]
+/// As [`host_nanos`], at a quarter of its cost and only to a few milliseconds: since when somebody waits. Reading the
+/// fine clock was a fifth of a hand-over, and of a future's first poll.
+#[cfg(target_os = "linux")]
 #[inline]
 pub(crate) fn coarse_nanos() -> u64 {
     /// What has to be added to the coarse clock to have the fine one's origin.
@@ -246,7 +246,7 @@ pub(crate) fn coarse_nanos() -> u64 {
 }
 
 /// There is no coarser clock here.
-#[cfg(all(feature = "cpu", not(target_os = "linux")))]
+#[cfg(not(target_os = "linux"))]
 #[inline]
 pub(crate) fn coarse_nanos() -> u64 {
     host_nanos()
@@ -297,7 +297,6 @@ mod tests {
         assert_eq!(elapsed.nanos(), 3_600_000_000_000 + 989);
     }
 
-    #[cfg(feature = "cpu")]
     #[test]
     fn the_coarse_clock_is_the_fine_one_but_for_milliseconds() {
         for _ in 0..1_000 {

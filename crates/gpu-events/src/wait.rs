@@ -6,7 +6,7 @@ use crate::{
     fork,
     lane::{Lane, Observed, Round},
     primitive::{Condvar, Mutex, lock},
-    time::host_nanos,
+    time::coarse_nanos,
     timeline::{Registered, Ticket},
     work,
 };
@@ -291,7 +291,7 @@ struct Registrations<'a>(Vec<(&'a Target, Ticket)>);
 
 impl<'a> Registrations<'a> {
     fn new(targets: &'a [Target], thread: &Arc<ThreadWaiter>) -> Self {
-        let since = host_nanos();
+        let since = coarse_nanos();
         let mut registered = Vec::with_capacity(targets.len());
         for target in targets {
             match target.lane.core.timeline.register(target.position, thread.clone(), since) {

@@ -24,6 +24,8 @@ const WAITERS: u64 = 1 << 0;
 const FAILED: u64 = 1 << 1;
 /// The completed position is above the flags. 62 bits: at one recording a nanosecond they last 146 years.
 const SHIFT: u32 = 2;
+/// The last position that there is. An event's state has as much room as the word has.
+pub(crate) const LAST: u64 = u64::MAX >> SHIFT;
 
 /// Where a position stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,13 @@ impl Timeline {
     pub(crate) fn is_failed(&self) -> bool {
         // Relaxed: a hint. Who acts on it takes the lock.
         self.word.load(Ordering::Relaxed) & FAILED != 0
+    }
+
+    /// Whether recording `position` takes more than to record it: some position has failed, or there is no such position.
+    #[inline]
+    pub(crate) fn is_special(&self, position: u64) -> bool {
+        // Relaxed: as in `is_failed`. One branch for both, on the way of every recording.
+        (self.word.load(Ordering::Relaxed) & FAILED) | (position >> LAST.count_ones()) != 0
     }
 
     #[inline]
@@ -273,15 +282,27 @@ impl Timeline {
         Some(at)
     }
 
+    /// Has whoever advances look into the list of waiters, and says what the word was. Under the lock, before there is an
+    /// entry.
+    fn flag_waiters(&self) -> u64 {
+        // Acquire: if the position is reached, the caller goes on and reads what the work wrote. Where the flag is there
+        // already, to set it again would take the line from all who read the word. Whoever clears it takes the lock
+        // afterwards: had that been before us, we would see it cleared, so it is to come, and will find our entry.
+        let word = self.word.load(Ordering::Acquire);
+        if word & WAITERS != 0 {
+            return word;
+        }
+        // AcqRel: as above. The flag is set before the entry is there, but under the lock that whoever sees it must take.
+        self.word.fetch_or(WAITERS, Ordering::AcqRel)
+    }
+
     /// Has `waiter` told once `position` is settled. `since`: now, in nanoseconds of the host clock.
     pub(crate) fn register<W: Into<Waiter>>(&self, position: u64, waiter: W, since: u64) -> Registered<W> {
         if self.completed() >= position {
             return Registered::Reached(waiter);
         }
         let mut inner = lock(&self.inner);
-        // Acquire: if the position is reached, the caller goes on and reads what the work wrote. The flag is set
-        // before the entry is there, but under the lock that whoever sees the flag must take.
-        let word = self.word.fetch_or(WAITERS, Ordering::AcqRel);
+        let word = self.flag_waiters();
         if word >> SHIFT >= position {
             return Registered::Reached(waiter);
         }
@@ -304,8 +325,7 @@ impl Timeline {
         let ticket;
         {
             let mut inner = lock(&self.inner);
-            // AcqRel: as in `register`.
-            let word = self.word.fetch_or(WAITERS, Ordering::AcqRel);
+            let word = self.flag_waiters();
             let failure = if word & FAILED != 0 { inner.failure_at(position).cloned() } else { None };
             if let Some(error) = failure.filter(|_| word >> SHIFT < position) {
                 let reached = inner.take_reached(word >> SHIFT);

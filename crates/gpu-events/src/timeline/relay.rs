@@ -1,7 +1,12 @@
 //! Passing news from one lane to the next: all failures first, and without growing the stack.
 
 use crate::{contain::contain, error::Error, primitive::thread_local};
-use std::{cell::RefCell, collections::VecDeque, fmt, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    fmt,
+    sync::Arc,
+};
 
 /// Another lane, or somebody who acts for one, that waits for a position.
 ///
@@ -26,9 +31,26 @@ struct Pending {
     afterwards: Vec<Box<dyn FnOnce()>>,
 }
 
+impl Pending {
+    const NOTHING: Self =
+        Self { failures: VecDeque::new(), releases: VecDeque::new(), afterwards: Vec::new() };
+
+    fn is_empty(&self) -> bool {
+        self.failures.is_empty() && self.releases.is_empty() && self.afterwards.is_empty()
+    }
+}
+
+/// A thread's part. The queues stay where they are between calls: to make and take them each time was a tenth of a
+/// hand-over.
+struct Thread {
+    /// A call is on its way.
+    active: Cell<bool>,
+    pending: RefCell<Pending>,
+}
+
 thread_local! {
-    /// `None` while no relay runs on this thread.
-    static PENDING: RefCell<Option<Pending>> = const { RefCell::new(None) };
+    static THREAD: Thread =
+        const { Thread { active: Cell::new(false), pending: RefCell::new(Pending::NOTHING) } };
 }
 
 /// Tells `relay`, or, when called from inside another relay on this thread, leaves it to the outermost call.
@@ -40,13 +62,15 @@ thread_local! {
 pub(crate) fn run(relay: Arc<dyn Relay>, failure: Option<&Error>) {
     let mut relay = Some(relay);
     // While the thread's locals are being destroyed there is nothing to queue in: then recursion has to do.
-    let _ = PENDING.try_with(|pending| match &mut *pending.borrow_mut() {
-        Some(pending) => match failure {
+    let _ = THREAD.try_with(|thread| {
+        if !thread.active.replace(true) {
+            return;
+        }
+        let pending = &mut *thread.pending.borrow_mut();
+        match failure {
             Some(error) => pending.failures.extend(relay.take().map(|relay| (relay, error.clone()))),
             None => pending.releases.extend(relay.take()),
-        },
-        // Empty queues own no memory, so the usual case, a relay that leads to no other, costs none.
-        idle @ None => *idle = Some(Pending::default()),
+        }
     });
     let Some(relay) = relay else { return };
     let _reset = Reset;
@@ -61,12 +85,7 @@ pub(crate) fn run(relay: Arc<dyn Relay>, failure: Option<&Error>) {
 /// Runs `mark`, which brings failures about, then marks whatever they lead to, on any lane; then runs `then`; and only
 /// then releases anybody.
 pub(crate) fn batch(mark: impl FnOnce(), then: impl FnOnce()) {
-    let outermost = PENDING.try_with(|pending| {
-        let mut pending = pending.borrow_mut();
-        let outermost = pending.is_none();
-        pending.get_or_insert_default();
-        outermost
-    });
+    let outermost = THREAD.try_with(|thread| !thread.active.replace(true));
     let reset = matches!(outermost, Ok(true)).then_some(Reset);
     mark();
     fail_pending();
@@ -98,15 +117,16 @@ fn fail_pending() {
 }
 
 fn with<T>(f: impl FnOnce(&mut Pending) -> Option<T>) -> Option<T> {
-    PENDING.try_with(|pending| f(pending.borrow_mut().as_mut()?)).ok().flatten()
+    THREAD.try_with(|thread| f(&mut thread.pending.borrow_mut())).ok().flatten()
 }
 
 /// Runs `user` once nothing is pending on this thread: now, or when the outermost call is through.
 pub(crate) fn afterwards(user: impl FnOnce() + 'static) {
     let mut user = Some(user);
-    let _ = PENDING.try_with(|pending| {
-        if let Some(pending) = &mut *pending.borrow_mut() {
-            pending.afterwards.extend(user.take().map(|user| Box::new(user) as Box<dyn FnOnce()>));
+    let _ = THREAD.try_with(|thread| {
+        if thread.active.get() {
+            let user = user.take().map(|user| Box::new(user) as Box<dyn FnOnce()>);
+            thread.pending.borrow_mut().afterwards.extend(user);
         }
     });
     if let Some(user) = user {
@@ -119,8 +139,13 @@ struct Reset;
 
 impl Drop for Reset {
     fn drop(&mut self) {
-        let pending = PENDING.try_with(|pending| pending.borrow_mut().take()).ok().flatten();
-        for user in pending.into_iter().flat_map(|pending| pending.afterwards) {
+        let pending = THREAD.try_with(|thread| {
+            thread.active.set(false);
+            let mut pending = thread.pending.borrow_mut();
+            // Hardly ever is anything left, and then there is nothing to take.
+            (!pending.is_empty()).then(|| std::mem::take(&mut *pending))
+        });
+        for user in pending.ok().flatten().into_iter().flat_map(|pending| pending.afterwards) {
             contain(user);
         }
     }
