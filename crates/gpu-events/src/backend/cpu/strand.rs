@@ -49,8 +49,8 @@ pub(super) struct Strand {
     depth: Option<u64>,
     /// Submitted, and not taken by who runs the strand.
     queue: Mutex<Queue>,
-    /// Taken, while nobody runs the strand.
-    taken: Mutex<VecDeque<Op>>,
+    /// Taken, while nobody runs the strand. Boxed: a hand-over moves it twice, and a pointer is moved at no cost.
+    taken: Mutex<Option<Box<VecDeque<Op>>>>,
     lane: Weak<Lane<Strand>>,
 }
 
@@ -66,7 +66,7 @@ impl Strand {
         Self {
             lane,
             queue: Mutex::new(Queue::default()),
-            taken: Mutex::new(VecDeque::new()),
+            taken: Mutex::new(None),
             busy: AtomicBool::new(false),
             depth,
         }
@@ -109,7 +109,9 @@ impl Strand {
     /// Ends the strand: queues nothing more. Back comes what it will not run.
     #[cold]
     fn end(&self, mut rest: VecDeque<Op>) -> VecDeque<Op> {
-        rest.append(&mut lock(&self.taken));
+        if let Some(mut taken) = lock(&self.taken).take() {
+            rest.append(&mut taken);
+        }
         let mut queue = lock(&self.queue);
         queue.dead = true;
         rest.append(&mut queue.ops);
@@ -195,49 +197,43 @@ impl Relay for Lane<Strand> {
 /// Runs a strand until it is idle, parked, or out of budget.
 pub(super) fn run(mut lane: Arc<Lane<Strand>>) {
     // Ours while we run the strand; in its own place while nobody does.
-    let mut ops = std::mem::take(&mut *lock(&lane.backend().taken));
+    let mut ops = take(&lane);
     let mut budget = BUDGET;
     loop {
         if lane.is_failed() {
-            return end(&lane, ops);
+            return end(&lane, *ops);
         }
-        let Some(op) = ops.pop_front() else {
+        let Some(op) = ops.front() else {
             let strand = lane.backend();
             let mut queue = lock(&strand.queue);
             if queue.ops.is_empty() {
-                // Keeps the allocation for the next round, if it is a small one.
+                // Keeps an allocation for the next round, if it is a small one.
                 if ops.capacity() <= 64 {
-                    std::mem::swap(&mut queue.ops, &mut ops);
+                    std::mem::swap(&mut queue.ops, &mut *ops);
                 }
+                *ops = VecDeque::new();
+                *lock(&strand.taken) = Some(ops);
                 // Release: pairs with the acquire in `signal`.
                 strand.busy.store(false, Ordering::Release);
                 return;
             }
-            std::mem::swap(&mut queue.ops, &mut ops);
+            std::mem::swap(&mut queue.ops, &mut *ops);
             continue;
         };
         budget -= 1;
-        match op {
-            Op::Signal(position) => lane.advance(position),
-            Op::Stamp(position, stamp) => {
-                stamp.take();
-                lane.advance(position);
-            }
-            Op::Work(work) => {
-                // It may take long: what became ready on this worker goes to the others.
-                workers::publish();
-                if let Err(error) = perform(lane.id(), work) {
-                    return fail(&lane, error, ops);
+        // Looked at where it is: a wait that isn't over stays the first.
+        if let Op::Wait(source, position) = op {
+            match source.progress(*position) {
+                Progress::Complete => drop(ops.pop_front()),
+                Progress::Failed => {
+                    let error = source.failure_of(*position).passed_on(source);
+                    return fail(&lane, error, *ops);
                 }
-            }
-            Op::Wait(source, position) => match source.progress(position) {
-                Progress::Complete => {}
-                Progress::Failed => return fail(&lane, source.failure_of(position).passed_on(&source), ops),
                 Progress::Pending => {
+                    let (source, position) = (source.clone(), *position);
                     // Once registered, another worker may run the strand: it has to find its operations, this one
                     // first, to see what became of it.
-                    ops.push_front(Op::Wait(source.clone(), position));
-                    *lock(&lane.backend().taken) = std::mem::take(&mut ops);
+                    *lock(&lane.backend().taken) = Some(ops);
                     // Closed meanwhile, `abandon` may have looked for the operations before they were back, and nobody
                     // else would drop them. One of the two finds the other: it took the same lock, after the failure.
                     if lane.is_failed() {
@@ -247,15 +243,37 @@ pub(super) fn run(mut lane: Arc<Lane<Strand>>) {
                         Registered::Parked(_) => return source.watch(position),
                         Registered::Reached(back) | Registered::Failed(back, _) => lane = back,
                     }
-                    ops = std::mem::take(&mut *lock(&lane.backend().taken));
+                    ops = take(&lane);
                 }
-            },
+            }
+        } else {
+            match ops.pop_front() {
+                Some(Op::Signal(position)) => lane.advance(position),
+                Some(Op::Stamp(position, stamp)) => {
+                    stamp.take();
+                    lane.advance(position);
+                }
+                Some(Op::Work(work)) => {
+                    // It may take long: what became ready on this worker goes to the others.
+                    workers::publish();
+                    if let Err(error) = perform(lane.id(), work) {
+                        return fail(&lane, error, *ops);
+                    }
+                }
+                Some(Op::Wait(..)) | None => unreachable!("it was looked at"),
+            }
         }
         if budget == 0 {
-            *lock(&lane.backend().taken) = ops;
+            *lock(&lane.backend().taken) = Some(ops);
             return workers::requeue(lane);
         }
     }
+}
+
+/// Takes what was taken before out of its place.
+#[inline]
+fn take(lane: &Lane<Strand>) -> Box<VecDeque<Op>> {
+    lock(&lane.backend().taken).take().unwrap_or_default()
 }
 
 /// Runs one closure.
