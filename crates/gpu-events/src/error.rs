@@ -84,7 +84,7 @@ pub enum ErrorKind {
     Capturing,
     /// An argument makes no sense.
     InvalidArgument,
-    /// The system refused a thread or memory.
+    /// The system refused a thread or memory, or a stream has used up its positions.
     Resources,
     /// The driver reported something that has no kind of its own; the text has its code.
     Driver,

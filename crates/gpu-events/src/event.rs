@@ -544,7 +544,8 @@ impl Event {
     /// # Errors
     /// [`ErrorKind::WrongDevice`]; [`ErrorKind::WouldBlock`]; [`ErrorKind::WouldDeadlock`] if this thread holds the
     /// stream's lock (record through the [`StreamGuard`](crate::StreamGuard) then); [`ErrorKind::Closed`];
-    /// [`ErrorKind::Forked`]; what the driver refused. The event is as it was before (R29).
+    /// [`ErrorKind::Resources`] behind the last of a stream's 2⁶² positions; [`ErrorKind::Forked`]; what the driver
+    /// refused. The event is as it was before (R29).
     #[inline]
     pub fn record(&self, stream: &Stream) -> Result<()> {
         fork::check()?;
