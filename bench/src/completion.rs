@@ -29,6 +29,11 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     ] {
         let ours = group.variant(name, observed(bench, observer));
         group.row(name, ours, baseline, []);
+        #[cfg(target_os = "linux")]
+        if let Observer::Wait(WaitStrategy::Park) = observer {
+            let limit = group.variant("a futex wake, to the return of who waits there", futex(plan));
+            group.row(format!("{name}, beside its limit"), ours, limit, []);
+        }
     }
     group
 }
@@ -244,6 +249,14 @@ fn seed<'a>(plan: &'a Plan) -> Measure<'a> {
         events.iter().for_each(|handle| handle.event().record());
         let observe = |step: usize| events[step].event().synchronize();
         between_threads(samples, &script, |step| events[step].event().complete(), observe)
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn futex<'a>(plan: &'a Plan) -> Measure<'a> {
+    Box::new(move |samples| {
+        let (script, steps) = (Script::new(plan), super::limits::futex::Steps::default());
+        between_threads(samples, &script, |step| steps.complete(step), |step| steps.synchronize(step))
     })
 }
 

@@ -20,7 +20,7 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
         };
         let ours = group.variant(name, streams(bench, work));
         let threads = "a mutex and a condition variable between two threads pinned to two cores";
-        let threads = group.variant(threads, threads_in_turn(plan, work));
+        let threads = group.variant(threads, threads_in_turn(plan, work, Turns::default));
         let targets = bench.targets([Target::Ns(target), Target::TimesFaster(50.0)]);
         group.row(name, ours, threads, targets);
         #[cfg(feature = "peers")]
@@ -119,8 +119,13 @@ struct Turns {
     next: Condvar,
 }
 
-impl Turns {
-    /// Waits for `turn` and takes it.
+/// Two threads that take turns.
+trait Relay: Sync {
+    /// Waits for `turn`, does the work, and lets the other thread have the next one.
+    fn take(&self, turn: u64, work: impl FnOnce());
+}
+
+impl Relay for Turns {
     fn take(&self, turn: u64, work: impl FnOnce()) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while *taken != turn {
@@ -133,10 +138,10 @@ impl Turns {
     }
 }
 
-fn threads_in_turn<'a>(plan: &Plan, work: Work) -> Measure<'a> {
+fn threads_in_turn<'a, R: Relay>(plan: &Plan, work: Work, make: impl Fn() -> R + 'a) -> Measure<'a> {
     let rounds = plan.pick(1_000, 20);
     Box::new(move |samples| {
-        let (turns, counter, start) = (Turns::default(), Counter::default(), Barrier::new(2));
+        let (turns, counter, start) = (make(), Counter::default(), Barrier::new(2));
         let play = |player: u64| {
             // Where it can't be pinned, the kernel's choice is the baseline.
             let _pinned = host::pin_to_core(player as usize);
@@ -167,12 +172,13 @@ fn per_hand_over(took: Duration, rounds: u64) -> f64 {
 /// The same game in what people would use instead.
 #[cfg(feature = "peers")]
 mod peers {
-    use super::{Counter, Measure, Plan, Work, loaded_rounds, sample};
+    use super::{Counter, Measure, Plan, Relay, Work, loaded_rounds, sample, threads_in_turn};
     use crate::host;
     use anyhow::Result;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
     use std::{mem, vec};
-    use tokio::sync::oneshot;
+    use tokio::sync::{Notify, oneshot};
 
     pub(super) struct Peer<'a> {
         pub(super) name: &'static str,
@@ -182,13 +188,19 @@ mod peers {
         pub(super) equal: bool,
     }
 
-    pub(super) fn all<'a>(plan: &Plan, work: Work) -> [Peer<'a>; 3] {
+    pub(super) fn all<'a>(plan: &Plan, work: Work) -> [Peer<'a>; 6] {
         let peer = |name, label, measure, equal| Peer { name, label, measure, equal };
         let tokio = "two tokio tasks, a oneshot channel for each event";
+        let notify = "two tokio tasks, a Notify for each";
+        let crossbeam = "two threads pinned to two cores, a crossbeam channel each way";
+        let listener = "two threads pinned to two cores, event-listener each way";
         let rayon = "two strands of rayon jobs, a latch for each event";
         let chain = "a rayon job that spawns the next: nobody waits, and nothing is queued";
         [
             peer("tokio tasks", tokio, tokio_tasks(plan, work), true),
+            peer("tokio's Notify", notify, tokio_notify(plan, work), false),
+            peer("crossbeam", crossbeam, threads_in_turn(plan, work, Channels::new), false),
+            peer("event-listener", listener, threads_in_turn(plan, work, Listeners::default), false),
             peer("rayon", rayon, rayon_jobs(plan, work), true),
             peer("a rayon chain", chain, rayon_chain(plan, work), false),
         ]
@@ -244,6 +256,86 @@ mod peers {
             })?;
             counter.check(work, rounds)
         })
+    }
+
+    /// Two tasks that wake each other: what comes next isn't queued, and nobody else can wait for it.
+    fn tokio_notify<'a>(plan: &Plan, work: Work) -> Measure<'a> {
+        let rounds = loaded_rounds(plan);
+        let mut runtime = None;
+        Box::new(move |samples| {
+            let runtime = once(&mut runtime, || {
+                Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(host::cores()).build()?)
+            })?;
+            let (done, finished) = mpsc::channel();
+            let counter = Counter::default();
+            let turns = [Arc::new(Notify::new()), Arc::new(Notify::new())];
+            for (own, other) in [(0, 1), (1, 0)] {
+                let (own, other) = (turns[own].clone(), turns[other].clone());
+                let (counter, done) = (counter.clone(), done.clone());
+                runtime.spawn(async move {
+                    for _ in 0..rounds {
+                        own.notified().await;
+                        counter.bump(work);
+                        other.notify_one();
+                    }
+                    // Nobody listens any more only if measuring has failed already.
+                    let _ = done.send(());
+                });
+            }
+            sample(samples, rounds, || {
+                turns[0].notify_one();
+                finished.recv()?;
+                Ok(finished.recv()?)
+            })?;
+            counter.check(work, rounds)
+        })
+    }
+
+    /// A channel to each of two threads.
+    struct Channels([(crossbeam_channel::Sender<()>, crossbeam_channel::Receiver<()>); 2]);
+
+    impl Channels {
+        fn new() -> Self {
+            Self([(); 2].map(|()| crossbeam_channel::bounded(1)))
+        }
+    }
+
+    impl Relay for Channels {
+        fn take(&self, turn: u64, work: impl FnOnce()) {
+            let player = turn as usize % 2;
+            // The first turn is anybody's; and both ends are here, so neither call can fail.
+            if turn > 0 {
+                let _ = self.0[player].1.recv();
+            }
+            work();
+            let _ = self.0[1 - player].0.send(());
+        }
+    }
+
+    /// How many turns were taken, and news of each.
+    #[derive(Default)]
+    struct Listeners {
+        taken: AtomicU64,
+        news: [event_listener::Event; 2],
+    }
+
+    impl Relay for Listeners {
+        fn take(&self, turn: u64, work: impl FnOnce()) {
+            use event_listener::Listener as _;
+            let player = turn as usize % 2;
+            // Acquire: what the other did before its turn ended.
+            while self.taken.load(Ordering::Acquire) != turn {
+                let listener = self.news[player].listen();
+                if self.taken.load(Ordering::Acquire) == turn {
+                    break;
+                }
+                listener.wait();
+            }
+            work();
+            // Release: as above.
+            self.taken.store(turn + 1, Ordering::Release);
+            self.news[1 - player].notify(1);
+        }
     }
 
     /// Completes once, for one player who may wait for it. Rayon itself has nothing to wait for.

@@ -280,64 +280,61 @@ impl Batch {
     }
 }
 
-/// An operation that `threads` threads do at once: wall time over all operations. `work` gets the thread's number
-/// and how often to do it.
+/// An operation that `threads` threads do at once: time over the operations of all of them together. `work` gets the
+/// thread's number and how often to do it.
 pub(super) fn threaded<'a>(
     plan: &Plan,
     threads: usize,
     work: impl Fn(usize, u64) + Sync + 'a,
 ) -> Measure<'a> {
-    let mut batch = Threaded::new(plan, threads);
+    let plan = *plan;
     Box::new(move |samples| {
-        batch.sample(samples, &work);
+        sample_threads(&plan, samples, threads, &work);
         Ok(())
     })
 }
 
-/// How many operations each thread does in a round, found as it goes.
-#[derive(Debug)]
-pub(super) struct Threaded {
+/// Takes one round's sample of `work`.
+pub(super) fn sample_threads(
+    plan: &Plan,
+    samples: &mut Samples,
     threads: usize,
-    wall: Duration,
-    each: u64,
+    work: impl Fn(usize, u64) + Sync,
+) {
+    // Enough for each thread to be scheduled out and in, where there are more of them than cores.
+    let wall = plan.pick(Duration::from_millis(10), Duration::from_micros(100));
+    samples.ns(run_threads(threads, wall, &work));
 }
 
-impl Threaded {
-    pub(super) fn new(plan: &Plan, threads: usize) -> Self {
-        // Enough for each thread to be scheduled out and in, where there are more of them than cores.
-        let wall = plan.pick(Duration::from_millis(10), Duration::from_micros(100));
-        Self { threads, wall, each: 64 }
-    }
+/// Operations between two looks at the clock.
+const CHUNK: u64 = 256;
 
-    pub(super) fn sample(&mut self, samples: &mut Samples, work: impl Fn(usize, u64) + Sync) {
-        let took = run_threads(self.threads, self.each, &work);
-        samples.batch(took, self.each * self.threads as u64);
-        let factor = self.wall.as_secs_f64() / took.as_secs_f64().max(1e-9);
-        if !(0.5..2.0).contains(&factor) {
-            self.each = (self.each as f64 * factor.clamp(0.5, 1000.0)).max(1.0) as u64;
-        }
-    }
-}
-
-/// From the first thread's start to the last one's end.
-fn run_threads(threads: usize, each: u64, work: &(impl Fn(usize, u64) + Sync)) -> Duration {
+/// Nanoseconds for each operation, while all threads are at it for so long.
+///
+/// Their rates are added up: with a fixed number of operations for each, one thread whose core the host takes away for a
+/// moment would say how fast all were.
+fn run_threads(threads: usize, wall: Duration, work: &(impl Fn(usize, u64) + Sync)) -> f64 {
     let barrier = Barrier::new(threads);
-    let span = |thread| {
+    let rate = |thread| {
         // Two on one core while another idles would say something of the scheduler, and nothing of the operation.
         let _pinned = host::pin_to_core(thread);
-        work(thread, each.min(256)); // what a thread has to set up once is not what an operation costs
+        work(thread, CHUNK); // what a thread has to set up once is not what an operation costs
         barrier.wait();
-        let start = Instant::now();
-        work(thread, each);
-        (start, Instant::now())
+        let (start, mut done) = (Instant::now(), 0);
+        loop {
+            work(thread, CHUNK);
+            done += CHUNK;
+            let took = start.elapsed();
+            if took >= wall {
+                return done as f64 / took.as_nanos() as f64;
+            }
+        }
     };
-    let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || span(thread))).collect();
+    let rates: Vec<f64> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || rate(thread))).collect();
         running.into_iter().map(|thread| thread.join().expect("the work doesn't panic")).collect()
     });
-    let start = spans.iter().map(|span| span.0).min();
-    let end = spans.iter().map(|span| span.1).max();
-    end.zip(start).map_or(Duration::ZERO, |(end, start)| end - start)
+    1.0 / rates.iter().sum::<f64>()
 }
 
 #[cfg(test)]
@@ -424,11 +421,12 @@ mod tests {
 
     #[test]
     fn every_thread_does_its_share() {
-        let done = AtomicU64::new(0);
-        let took = run_threads(4, 1000, &|_, times| {
-            done.fetch_add(times, Ordering::Relaxed);
+        let done = [const { AtomicU64::new(0) }; 4];
+        let ns = run_threads(4, Duration::from_micros(50), &|thread: usize, times| {
+            done[thread].fetch_add(times, Ordering::Relaxed);
         });
-        assert_eq!(done.into_inner(), 4 * (1000 + 256));
-        assert!(took > Duration::ZERO);
+        let done = done.map(AtomicU64::into_inner);
+        assert!(done.iter().all(|&done| done >= 2 * CHUNK && done.is_multiple_of(CHUNK)), "{done:?}");
+        assert!(ns.is_finite() && ns > 0.0);
     }
 }

@@ -5,15 +5,22 @@
 //! `ratio` is its time over its baseline's, so below one is faster.
 
 mod completion;
+#[cfg(all(feature = "cuda", feature = "peers"))]
+mod cuda;
 mod growth;
 mod handover;
 mod harness;
 mod host;
+mod instructions;
+mod limits;
 mod memory;
+#[cfg(feature = "plots")]
+mod plot;
 mod pool;
 mod record;
 mod report;
 mod seed;
+pub mod soak;
 mod span;
 mod stats;
 mod status;
@@ -24,6 +31,9 @@ use anyhow::{Result, ensure};
 use gpu_events::{Device, Event, HostSignal, Stream};
 use harness::{Group, Plan};
 use indicatif::{ProgressBar, ProgressStyle};
+pub use instructions::{CountArgs, count};
+#[cfg(feature = "plots")]
+pub use plot::{PlotArgs, plot};
 use report::{Row, Target};
 use std::fmt::Write;
 
@@ -76,6 +86,7 @@ impl Bench {
 
     fn groups(&self) -> Vec<Group<'_>> {
         vec![
+            limits::group(self),
             pool::group(self),
             record::group(self),
             status::group(self),
@@ -85,6 +96,8 @@ impl Bench {
             threads::group(self),
             memory::group(self),
             growth::group(self),
+            #[cfg(all(feature = "cuda", feature = "peers"))]
+            cuda::group(self),
         ]
     }
 }

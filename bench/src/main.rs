@@ -1,7 +1,9 @@
 //! `gpu-events-bench`: what events cost, beside their peers and beside what the machine allows.
 
 use clap::Parser;
-use gpu_events_bench::BenchArgs;
+#[cfg(feature = "plots")]
+use gpu_events_bench::PlotArgs;
+use gpu_events_bench::{BenchArgs, CountArgs, soak, soak::SoakArgs};
 
 /// Measures events beside their peers and beside what the machine allows, in one run
 #[derive(Debug, Parser)]
@@ -9,10 +11,21 @@ use gpu_events_bench::BenchArgs;
 enum Cli {
     /// Measure, and print tables or JSON
     Run(BenchArgs),
+    /// Do one operation as often as told, for callgrind to count its instructions
+    Count(CountArgs),
+    /// Draw what `run --json` has printed
+    #[cfg(feature = "plots")]
+    Plot(PlotArgs),
+    /// Use events in every way for an hour, and see whether memory and latencies stay as they are
+    Soak(SoakArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse() {
         Cli::Run(args) => gpu_events_bench::run(&args),
+        Cli::Count(args) => gpu_events_bench::count(&args),
+        #[cfg(feature = "plots")]
+        Cli::Plot(args) => gpu_events_bench::plot(&args),
+        Cli::Soak(args) => soak::run(&args),
     }
 }

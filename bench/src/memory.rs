@@ -118,7 +118,7 @@ fn weigh<T>(count: usize, mut make: impl FnMut() -> Result<T>) -> Result<Weighed
 }
 
 /// Memory of this process's own that is resident, without pages of its program.
-fn resident_bytes() -> Result<u64> {
+pub(super) fn resident_bytes() -> Result<u64> {
     let rollup =
         fs::read_to_string("/proc/self/smaps_rollup").context("this system doesn't tell resident memory")?;
     anonymous_bytes(&rollup).context("no line for anonymous memory in /proc/self/smaps_rollup")

@@ -1,9 +1,9 @@
 //! Taking an event from its pool and giving it back.
 
-use super::Bench;
 use super::harness::{Group, repeated, threaded};
 use super::report::Target;
 use super::seed::SeedPool;
+use super::{Bench, limits};
 use gpu_events::EventPool;
 use std::hint::black_box;
 
@@ -34,6 +34,9 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     let lean =
         group.variant("the same, its deleter a raw pointer as in C++: no box, no reference count", lean);
     group.row("acquire+drop beside a lean deleter", one_thread, lean, []);
+
+    let limit = group.variant("a thread's own stack: pop and push", limits::stack(plan));
+    group.row("acquire+drop beside its limit", one_thread, limit, []);
 
     for threads in [2, 4, 16] {
         let pool = EventPool::new(&bench.device);

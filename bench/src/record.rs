@@ -3,7 +3,7 @@
 use super::harness::{Batch, Group, Measure, repeated};
 use super::report::Target;
 use super::seed::{SeedEvent, SeedPool};
-use super::{Bench, HeldStream};
+use super::{Bench, HeldStream, limits};
 use anyhow::{Result, ensure};
 use gpu_events::{Event, EventPool, Stream};
 use std::hint::black_box;
@@ -27,6 +27,14 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     ] {
         let targets = target.map_or_else(Vec::new, |ns| bench.targets([Target::Ns(ns)]));
         group.row(name, subject, baseline, targets);
+    }
+    let limit = group.variant("a thread's own stack, a lock and an exchange", limits::life(&bench.plan));
+    let timed_limit = group.variant("the same, and a reading of the clock", limits::timed_life(&bench.plan));
+    for (name, subject, limit) in [
+        ("acquire+record+complete+drop, untimed, beside its limit", untimed, limit),
+        ("acquire+record+complete+drop, timed, beside its limit", timed, timed_limit),
+    ] {
+        group.row(name, subject, limit, []);
     }
     group
 }

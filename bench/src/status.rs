@@ -3,7 +3,7 @@
 use super::harness::{Group, repeated};
 use super::report::Target;
 use super::seed::SeedPool;
-use super::{Bench, HeldStream};
+use super::{Bench, HeldStream, limits};
 use anyhow::ensure;
 use gpu_events::{Event, Status};
 use std::hint::black_box;
@@ -40,6 +40,13 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
         });
         let seed = group.variant("the seed's way on a CPU: a flag behind a mutex", seed);
         group.row(name, ours, seed, bench.targets([Target::Ns(target)]));
+
+        let (label, limit) = match expected {
+            Status::Complete => ("an atomic read", limits::read(&bench.plan)),
+            _ => ("two atomic reads, the second where the first says", limits::two_reads(&bench.plan)),
+        };
+        let limit = group.variant(label, limit);
+        group.row(format!("{name}, beside its limit"), ours, limit, []);
     }
     group
 }

@@ -101,7 +101,7 @@ impl Event {
             Some(device) => Handle::default_of(py, device),
             None => Handle::default_of(py, &default_device(py)?),
         };
-        default.map(Taken::Adopted)
+        default.map(Taken::Handle)
     }
 
     /// As `query`, where the status does not tell.

@@ -1,8 +1,8 @@
 //! The native half of the Python package `gpu_events`.
 //!
 //! Each module here is a Python class or a few. What they share: `errors` turns a core error into an exception, `wait` blocks
-//! without the GIL and with an ear for signals, `gate` is the way of Rust's threads into Python and its end, `foreign` takes
-//! other libraries' streams.
+//! without the GIL and with an ear for signals, `gate` is the way of Rust's threads into Python and its end, `inbox` the way of
+//! news to a loop that does without, `foreign` takes other libraries' streams.
 
 mod callback;
 mod device;
@@ -11,6 +11,7 @@ mod event;
 mod foreign;
 mod gate;
 mod host;
+mod inbox;
 mod pool;
 mod stream;
 mod trace;
@@ -47,6 +48,7 @@ mod _native {
         event::Event,
         gate::{after_fork, before_fork, close_gate},
         host::HostSignal,
+        inbox::Inbox,
         pool::{EventPool, PoolStatistics},
         stream::Stream,
         trace::{Span, ThreadSpan, Trace, Tracer},

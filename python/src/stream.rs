@@ -8,30 +8,42 @@ use crate::{
     gate::{self, Kept},
     wait,
 };
-use gpu_events::{Signal, StreamOptions, WaitOptions, WaitOutcome, check_fork};
+use gpu_events::{EventPool, Signal, StreamOptions, WaitOptions, WaitOutcome, check_fork};
 use pyo3::{exceptions::PyTypeError, prelude::*, types::PyTuple};
-use std::time::Duration;
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+/// A deadline that is over: a wait until then only asks, and need not look at the clock first.
+static BYGONE: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A core stream, and whether its calls may block.
 #[derive(Clone)]
 pub(crate) struct Handle {
     pub(crate) stream: gpu_events::Stream,
     /// A driver is called, or a recording may have to wait for room: not with the GIL in hand. A CPU stream without a bound does
-    /// neither, and giving the GIL back would cost more than the rest of a recording.
-    blocks: bool,
+    /// neither, and giving the GIL back would cost more than the rest of a recording. `Some` if it may, with the pool that new
+    /// events come from.
+    blocks: Option<EventPool>,
 }
 
 impl Handle {
     pub(crate) fn new(stream: gpu_events::Stream) -> Self {
         let blocks = stream.device().info().backend != "cpu";
+        Self::with(stream, blocks)
+    }
+
+    fn with(stream: gpu_events::Stream, blocks: bool) -> Self {
+        let blocks = blocks.then(|| stream.device().pool());
         Self { stream, blocks }
     }
 
     pub(crate) fn default_of(py: Python<'_>, device: &gpu_events::Device) -> Result<Self> {
         if device.info().backend == "cpu" {
-            return Ok(Self { stream: device.default_stream()?, blocks: false });
+            return Ok(Self::with(device.default_stream()?, false));
         }
-        Ok(Self { stream: py.detach(|| device.default_stream())?, blocks: true })
+        Ok(Self::with(py.detach(|| device.default_stream())?, true))
     }
 
     /// Runs a call on the stream, with the GIL released where it may block.
@@ -41,15 +53,15 @@ impl Handle {
         py: Python<'_>,
         call: impl FnOnce(&gpu_events::Stream) -> T + Send,
     ) -> T {
-        if self.blocks { py.detach(|| call(&self.stream)) } else { call(&self.stream) }
+        if self.blocks.is_some() { py.detach(|| call(&self.stream)) } else { call(&self.stream) }
     }
 
     /// Records an event that was recorded before, or is to be bound to this stream's device.
     pub(crate) fn record(&self, py: Python<'_>, event: &gpu_events::Event) -> Result<()> {
-        if !self.blocks {
+        if self.blocks.is_none() {
             return Ok(event.record(&self.stream)?);
         }
-        let now = WaitOptions::new().timeout(Duration::ZERO);
+        let now = WaitOptions::new().deadline(*BYGONE);
         if py.detach(|| event.record_with(&self.stream, &now))? == WaitOutcome::TimedOut {
             // The queue is full: from here on a signal may interrupt it.
             wait::block(py, None, false, |options| {
@@ -62,11 +74,10 @@ impl Handle {
     /// A new event, recorded.
     #[inline]
     pub(crate) fn record_new(&self, py: Python<'_>, timed: bool) -> Result<gpu_events::Event> {
-        if !self.blocks {
+        let Some(pool) = &self.blocks else {
             return Ok(if timed { self.stream.record_timed() } else { self.stream.record() }?);
-        }
+        };
         check_fork()?;
-        let pool = self.stream.device().pool();
         let event = if timed { pool.acquire_timed() } else { pool.acquire() };
         self.record(py, &event)?;
         Ok(event)
@@ -118,7 +129,7 @@ impl Stream {
             }
         };
         let stream = py.detach(|| device.create_stream_with(&made))?;
-        Ok(Self { handle: Handle { stream, blocks } })
+        Ok(Self { handle: Handle::with(stream, blocks) })
     }
 
     fn core(&self) -> &gpu_events::Stream {

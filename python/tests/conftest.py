@@ -17,6 +17,11 @@ LOOPS = int(os.environ.get("GPU_EVENTS_LOOPS", "5"))
 """How often tests of races are repeated. Before trusting a new one: 1,000."""
 
 
+@pytest.fixture
+def loops() -> int:
+    return LOOPS
+
+
 @pytest.fixture(autouse=True)
 def watchdog() -> Iterator[None]:
     """Ends the run, with all stacks, when a test hangs."""
@@ -67,7 +72,9 @@ Script = Callable[..., str]
 def script() -> Script:
     """Runs a program in a process of its own, so many times, and returns what the last one wrote."""
 
-    def run(program: str, loops: int = LOOPS, returncode: int = 0, stderr: str = "") -> str:
+    def run(
+        program: str, loops: int = LOOPS, returncode: int = 0, stderr: str = "", env: dict[str, str] | None = None
+    ) -> str:
         program = textwrap.dedent(program)
         done = None
         for _ in range(loops):
@@ -76,6 +83,7 @@ def script() -> Script:
                 capture_output=True,
                 text=True,
                 timeout=300,
+                env=os.environ | (env or {}),
             )
             assert done.returncode == returncode, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
             if stderr:

@@ -99,6 +99,47 @@ async def main():
     kept = event.on_complete(lambda error: None)
 asyncio.run(main())
 """,
+    "tasks of a loop that stays open await": PENDING
+    + """
+import asyncio
+loop = asyncio.new_event_loop()
+async def begin():
+    task = asyncio.ensure_future(event)
+    task._log_destroy_pending = False
+    await asyncio.sleep(0)
+    return task
+task = loop.run_until_complete(begin())
+""",
+    "the signal completes what a task awaits as it goes": PENDING
+    + """
+import asyncio, atexit
+loop = asyncio.new_event_loop()
+async def begin():
+    task = asyncio.ensure_future(event)
+    task._log_destroy_pending = False
+    await asyncio.sleep(0)
+    return task
+task = loop.run_until_complete(begin())
+atexit.register(signal.complete)
+""",
+    "a daemon thread's loop awaits one event after the other": """
+import asyncio, threading
+begun = threading.Event()
+async def main():
+    stream = ge.Stream("cpu")
+    try:
+        while True:
+            gate, signal = stream.device.host_event()
+            stream.wait_event(gate)
+            event = stream.record_event()
+            asyncio.get_running_loop().call_soon(signal.complete)
+            await event
+            begun.set()
+    except ge.ClosedError as error:
+        assert "exiting" in str(error)
+threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
+begun.wait()
+""",
     "a tracer collects": PENDING
     + """
 tracer = ge.Tracer("exits")

@@ -187,3 +187,40 @@ assert os.waitstatus_to_exitcode(status) == 0, status
 """
     )
     assert out == "worked\n"
+
+
+def test_a_child_takes_no_news_from_its_parents_loop(script) -> None:
+    out = script(
+        """
+import asyncio, os
+import gpu_events as ge
+from gpu_events import _aio
+
+async def main():
+    device = ge.Device("cpu")
+    first, complete_first = device.host_event()
+    second, complete_second = device.host_event()
+    tasks = [asyncio.ensure_future(event) for event in (first, second)]
+    await asyncio.sleep(0)
+    complete_first.complete()
+    channel = _aio._channel_of(asyncio.get_running_loop())
+    child = os.fork()
+    if child == 0:
+        waiting = list(channel._waiting.values())
+        channel._deliver()
+        outcomes = [type(future.exception()) for future in waiting]
+        channel._take_back(1, None)
+        del channel, waiting
+        os._exit(7 if outcomes == [ge.ForkedError] * 2 else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7, status
+    await tasks[0]
+    assert not tasks[1].done()
+    complete_second.complete()
+    await tasks[1]
+    print("went on")
+
+asyncio.run(main())
+"""
+    )
+    assert out == "went on\n"

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use xshell::{Shell, cmd};
 
-use crate::{Context, capi, python, toolchain, trace, vulkan};
+use crate::{Context, capi, instructions, python, toolchain, trace, vulkan};
 
 /// The version the configuration in deny.toml is written for.
 const CARGO_DENY: &str = "~0.20";
@@ -25,6 +25,7 @@ fn install_packages(sh: &Shell) -> Result<()> {
     wanted.extend(vulkan::PACKAGES);
     wanted.extend(trace::PACKAGES);
     wanted.extend(capi::PACKAGES);
+    wanted.extend(instructions::PACKAGES);
     wanted.extend(python::PACKAGES);
     if !toolchain::nightly_has_std_source(sh) {
         wanted.extend(["rustc-web", "cargo-web", "rust-web-src"]);

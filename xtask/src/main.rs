@@ -3,6 +3,7 @@
 mod capi;
 mod checks;
 mod install;
+mod instructions;
 mod metal;
 mod python;
 mod readme;
@@ -41,6 +42,7 @@ const TASKS: &[Task] = &[
     check("stress", "millions of operations on several threads, optimized", checks::stress),
     check("doctor", "the conformance suite on the CPU device, through the binary", checks::doctor),
     check("bench-smoke", "a short bench runs and its JSON parses", checks::bench_smoke),
+    check("instructions", "what operations take in instructions, by callgrind", instructions::run),
     check("vulkan", "the Vulkan backend on lavapipe, with the validation layer on", vulkan::run),
     check("trace", "traces in Perfetto's trace processor and in a browser", trace::run),
     check(
@@ -66,6 +68,7 @@ const TASKS: &[Task] = &[
     extra("test", "cargo test --workspace, in place", checks::test),
     extra("advisories", "known vulnerabilities; fetches RustSec's database", checks::advisories),
     extra("header", "writes the C interface's header anew", capi::header),
+    extra("instructions-accept", "writes the committed instructions anew", instructions::accept),
     extra("install", "installs what the checks need (Debian)", install::run),
 ];
 
@@ -159,10 +162,10 @@ fn select(names: &[String]) -> Result<Option<Vec<&'static Task>>> {
 fn print_usage() {
     println!("Usage: cargo xtask TASK...\n");
     for task in TASKS {
-        println!("  {:<12} {}", task.name, task.about);
+        println!("  {:<19} {}", task.name, task.about);
     }
     let others = TASKS.iter().filter(|task| !task.in_ci).map(|task| task.name).collect::<Vec<_>>();
-    println!("  {:<12} all of these but {}", "ci", others.join(", "));
+    println!("  {:<19} all of these but {}", "ci", others.join(", "));
 }
 
 fn run(task: &Task, context: &Context) -> Outcome {
@@ -186,13 +189,13 @@ fn print_outcomes(outcomes: &[Outcome]) {
     println!();
     for Outcome { name, result, took } in outcomes {
         let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-        println!("{name:<12} {:>7.1} s  {verdict}", took.as_secs_f64());
+        println!("{name:<19} {:>7.1} s  {verdict}", took.as_secs_f64());
     }
     let total = outcomes.iter().map(|outcome| outcome.took).sum::<Duration>();
     let failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).map(|outcome| outcome.name);
     let failed = failed.collect::<Vec<_>>();
     let verdict = if failed.is_empty() { "ok".to_owned() } else { format!("FAILED: {}", failed.join(", ")) };
-    println!("{:<12} {:>7.1} s  {verdict}", "total", total.as_secs_f64());
+    println!("{:<19} {:>7.1} s  {verdict}", "total", total.as_secs_f64());
 }
 
 #[cfg(test)]

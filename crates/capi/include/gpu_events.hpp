@@ -129,7 +129,9 @@ inline void handle_exception(const char* thrower) noexcept {
 }
 
 [[noreturn]] inline void fail(gpuev_status status) {
-  throw Error(static_cast<Status>(status), gpuev_last_error());
+  const char* text = gpuev_last_error();
+  // A thread that ends keeps no text any more.
+  throw Error(static_cast<Status>(status), *text == '\0' ? gpuev_status_name(status) : text);
 }
 
 /// For calls that answer OK or an error.

@@ -50,7 +50,7 @@ struct Entry {
 impl EventTable {
     /// An empty table, whose events come from `pool`.
     pub fn new(pool: &EventPool) -> Self {
-        Self { pool: Some(pool.clone()), events: DashMap::default() }
+        Self { pool: Some(pool.clone()), events: new_map() }
     }
 
     /// An empty table with no pool of its own, for events of any number of devices: those that
@@ -68,7 +68,7 @@ impl EventTable {
     /// # Ok::<(), gpu_events::Error>(())
     /// ```
     pub fn of_any_pool() -> Self {
-        Self { pool: None, events: DashMap::default() }
+        Self { pool: None, events: new_map() }
     }
 
     /// The table of the process's default device. It lives as long as the process.
@@ -261,6 +261,19 @@ impl EventTable {
         drop(old);
         Ok(())
     }
+}
+
+/// With shards enough that threads, each at a place of its own among the numbers, hardly ever meet in one: 32 for each core,
+/// of 128 bytes each.
+#[cfg(not(gpu_events_loom))]
+fn new_map() -> DashMap<EventId, Entry> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    DashMap::with_hasher_and_shard_amount(Default::default(), (32 * cores).next_power_of_two())
+}
+
+#[cfg(gpu_events_loom)]
+fn new_map() -> DashMap<EventId, Entry> {
+    DashMap::default()
 }
 
 fn take(pool: &EventPool, timing: bool) -> Event {

@@ -117,6 +117,8 @@ impl Pace {
         self.looked = Duration::ZERO;
         self.spent = Duration::ZERO;
         self.used = None;
+        // What a round cost during earlier waits counts for less and less: a wait may have too few rounds to tell it anew.
+        self.cost = (self.cost * 7 + OVERHEAD) / 8;
     }
 
     /// Sets how long it may spin.
@@ -159,6 +161,12 @@ impl Pace {
         }
     }
 
+    /// What the thread has done since its last round was not for the sake of this wait: the coming round tells no cost.
+    #[cfg(feature = "cuda")]
+    pub(super) fn disregard(&mut self) {
+        self.used = None;
+    }
+
     /// Adds up what sleeping and looking cost.
     fn account(&mut self, took: Duration, cpu_time: impl Fn() -> Option<Duration>) {
         let used = if self.hunch().is_some_and(|left| left.is_zero()) { None } else { cpu_time() };
@@ -168,6 +176,9 @@ impl Pace {
             _ => None,
         };
         if let Some(cost) = cost {
+            // No more than the round and its sleep can have taken: where threads' time is counted in the system's ticks, one of
+            // them would pass for the cost of a round, and the next wait be slept away.
+            let cost = cost.min(took + 10 * OVERHEAD);
             self.spent += cost;
             self.cost = cost.max((self.cost * 7 + cost) / 8);
         }
@@ -254,6 +265,17 @@ mod tests {
 
     /// A whole wait of so long, in which each round costs `cost`: the CPU time that it took, and how late the news came.
     fn wait(pace: &mut Pace, begun: Instant, length: Duration, cost: Duration) -> (Duration, Duration) {
+        wait_by(pace, begun, length, cost, |used| used)
+    }
+
+    /// The same, where the clock of the thread's CPU time shows `clock` of it.
+    fn wait_by(
+        pace: &mut Pace,
+        begun: Instant,
+        length: Duration,
+        cost: Duration,
+        clock: impl Fn(Duration) -> Duration,
+    ) -> (Duration, Duration) {
         let (mut now, mut used) = (begun, Duration::ZERO);
         pace.begin(now);
         loop {
@@ -269,7 +291,7 @@ mod tests {
                 rest @ Rest::Sleep(None) => panic!("{rest:?}"),
             }
             let news = now >= begun + length;
-            pace.round(now, Duration::ZERO, news, || Some(used));
+            pace.round(now, Duration::ZERO, news, || Some(clock(used)));
             if news {
                 return (used, now - begun - length);
             }
@@ -303,6 +325,38 @@ mod tests {
         pace.begin(now);
         pace.round(now + NAP / 2, ROUND, true, || None);
         assert_eq!(pace.window, SPIN);
+    }
+
+    #[test]
+    fn a_clock_of_ticks_puts_nobody_to_sleep() {
+        let mut pace = Pace::default();
+        let mut begun = Instant::now();
+        let mut before = Duration::ZERO;
+        // Enough of them for the clock to move in some.
+        for index in 0..200 {
+            let length = MICROS(1_000 + 37 * index);
+            let ticks = |used: Duration| MILLIS((before + used).as_millis() as u64 / 10 * 10);
+            let (used, late) = wait_by(&mut pace, begun, length, MICROS(10), ticks);
+            before += used;
+            begun += length * 2;
+            assert!(late <= length / 4 + MICROS(1_000), "{late:?} after {length:?}: {pace:?}");
+        }
+        assert!(before > MILLIS(20), "the clock never moved: {before:?}");
+    }
+
+    #[test]
+    fn what_one_dear_round_cost_is_forgotten() {
+        let mut pace = Pace::default();
+        let mut begun = Instant::now();
+        let length = MICROS(2_000);
+        wait(&mut pace, begun, length * 10, MICROS(10));
+        pace.cost = MILLIS(75);
+        let late = (0..60).map(|index| {
+            begun += length * 100;
+            wait(&mut pace, begun, length + MICROS(37 * index), MICROS(10)).1
+        });
+        let late = late.collect::<Vec<_>>();
+        assert!(late[59] < length / 4, "{late:?}");
     }
 
     #[test]

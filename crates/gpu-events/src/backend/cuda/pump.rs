@@ -25,6 +25,9 @@ use std::{
 /// How often the context's health is looked at while words alone are watched, which would never say that it broke.
 const HEALTH: Duration = Duration::from_millis(20);
 
+/// What takes longer than this before a round's looks is not part of the round's cost.
+const TIDYING: Duration = Duration::from_micros(20);
+
 /// A lane that somebody waits for.
 #[derive(Debug)]
 pub(super) enum Watched {
@@ -79,6 +82,8 @@ struct Inbox {
     /// Somebody has begun to wait.
     came: bool,
     rung: bool,
+    /// The pump sleeps, and nobody has woken it.
+    asleep: bool,
     running: bool,
 }
 
@@ -148,8 +153,12 @@ impl Pump {
         inbox.rung = true;
         // Relaxed: what it announces is behind the lock.
         self.rung.store(true, Ordering::Relaxed);
+        // To wake a thread is a call of the system's, also where none sleeps.
+        let wake = std::mem::take(&mut inbox.asleep);
         drop(inbox);
-        self.bell.notify_one();
+        if wake {
+            self.bell.notify_one();
+        }
     }
 
     fn run(gpu: &'static Gpu) {
@@ -204,6 +213,12 @@ impl Pump {
                 examined = begun;
                 gpu.examine();
             }
+            // What was tidied up meanwhile was nobody's wait: a round that seems to cost a hundred times as much would have the
+            // next ones slept away.
+            let looking = Instant::now();
+            if looking.duration_since(begun) > TIDYING {
+                pace.disregard();
+            }
             let mut news = false;
             urgent = false;
             list.retain(|watched: &Watched| {
@@ -212,7 +227,7 @@ impl Pump {
                 urgent |= matches!(look, Look::News | Look::Same);
                 look != Look::Over
             });
-            pace.round(begun, begun.elapsed(), news, cpu_time);
+            pace.round(looking, looking.elapsed(), news, cpu_time);
             fresh = news;
         }
     }
@@ -229,14 +244,17 @@ impl Pump {
             match time {
                 None => {
                     while !inbox.rung {
+                        inbox.asleep = true;
                         inbox = self.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner);
                     }
                 }
                 Some(time) if !inbox.rung => {
+                    inbox.asleep = true;
                     inbox = self.bell.wait_timeout(inbox, time).unwrap_or_else(PoisonError::into_inner).0;
                 }
                 Some(_) => {}
             }
+            inbox.asleep = false;
         }
         inbox.rung = false;
         // Relaxed: see `put`.
