@@ -19,7 +19,7 @@ pub fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
 /// Writes one JSON document and a newline.
 ///
 /// # Errors
-/// As [`print`], and if the value has no JSON.
+/// As [`print()`], and if the value has no JSON.
 pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');

@@ -258,7 +258,17 @@ impl Slot {
     fn status(&self) -> Status {
         // Acquire: pairs with `set` and `set_done`.
         let state = self.state.load(Ordering::Acquire);
-        if state & TAG == DONE { Status::Complete } else { self.status_of(state) }
+        if state & TAG == DONE {
+            return Status::Complete;
+        }
+        // Here, because the rest needs registers, which it saves first: that was half of what "pending" took.
+        if state & TAG == HOME
+            && let Some(lane) = self.home()
+            && lane.is_just_pending(state >> SHIFT)
+        {
+            return Status::Pending;
+        }
+        self.status_of(state)
     }
 
     /// As [`status`](Self::status), where the state alone does not tell.

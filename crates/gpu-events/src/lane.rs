@@ -554,6 +554,12 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         self.core.asked.load(Ordering::Relaxed) == round.0
     }
 
+    /// Whether `position` is pending, where the timeline alone tells; false is no answer.
+    #[inline]
+    pub(crate) fn is_just_pending(&self, position: u64) -> bool {
+        self.core.tells_all && self.core.timeline.is_pending(position)
+    }
+
     /// Whether `position` is pending, as far as the driver was asked in this round.
     #[inline]
     pub(crate) fn is_pending_in(&self, round: Round, position: u64) -> bool {

@@ -118,6 +118,14 @@ impl Timeline {
         (self.word.load(Ordering::Relaxed) & FAILED) | (position >> LAST.count_ones()) != 0
     }
 
+    /// Whether `position` is neither complete nor possibly failed.
+    #[inline]
+    pub(crate) fn is_pending(&self, position: u64) -> bool {
+        // Relaxed: who is told "pending" reads nothing on the strength of it.
+        let word = self.word.load(Ordering::Relaxed);
+        word >> SHIFT < position && word & FAILED == 0
+    }
+
     #[inline]
     pub(crate) fn progress(&self, position: u64) -> Progress {
         // Acquire: as in `completed`.

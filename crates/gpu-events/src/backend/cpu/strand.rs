@@ -5,7 +5,10 @@
 //! timeline that it is parked on. Only who submits makes it busy, under the submit lock; only who runs it makes it
 //! idle, under the queue's lock, having found nothing more.
 
-#![expect(clippy::box_collection, reason = "what is handed over is a pointer, and not three words and their copies")]
+#![expect(
+    clippy::box_collection,
+    reason = "what is handed over is a pointer, and not three words and their copies"
+)]
 
 use super::workers;
 use crate::{
