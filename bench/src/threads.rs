@@ -27,7 +27,7 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     rows.of("the same in the seed's way", seed, no_target);
     rows.of("an addition to an own word", own_words, no_target);
     rows.of("acquire+record+complete+release by id", table, scales);
-    rows.of("the same, each in a table of its own", own_tables, no_target);
+    rows.of("a table of ids for each thread", own_tables, no_target);
     rows.of("the same by the seed's ids", seed_table, no_target);
     rows.of("acquire+record+complete+drop on one stream", one_stream, no_target);
     rows.of("an addition under one lock", one_lock, no_target);

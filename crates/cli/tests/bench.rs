@@ -76,7 +76,7 @@ fn promised() -> Vec<String> {
         "the same in the seed's way",
         "an addition to an own word",
         "acquire+record+complete+release by id",
-        "the same, each in a table of its own",
+        "a table of ids for each thread",
         "the same by the seed's ids",
         "acquire+record+complete+drop on one stream",
         "an addition under one lock",
