@@ -19,7 +19,7 @@ const CALLS: u64 = 100;
 
 pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     let mut group = Group::new("CUDA");
-    let Some(ordinal) = ordinal(bench) else { return group };
+    let Some(ordinal) = ordinal(bench).filter(|_| bench.peers) else { return group };
     let plan = &bench.plan;
     let mut rows = |name: &str, ours: Measure<'a>, cudarc: Measure<'a>, raw: (&str, Measure<'a>)| {
         let ours = group.variant(name, ours);

@@ -24,7 +24,9 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
         let targets = bench.targets([Target::Ns(target), Target::TimesFaster(50.0)]);
         group.row(name, ours, threads, targets);
         #[cfg(feature = "peers")]
-        for peers::Peer { name: peer, label, measure, equal } in peers::all(plan, work) {
+        for peers::Peer { name: peer, label, measure, equal } in
+            peers::all(plan, work).into_iter().filter(|_| bench.peers)
+        {
             let peer_id = group.variant(label, measure);
             let targets = if equal { bench.targets([Target::TimesFaster(1.0)]) } else { Vec::new() };
             group.row(format!("{name} beside {peer}"), ours, peer_id, targets);

@@ -76,6 +76,9 @@ impl BenchArgs {
 struct Bench {
     device: Device,
     plan: Plan,
+    /// Whether their peers are measured too: asked for, and not only built, since a build of the whole workspace has them.
+    #[cfg_attr(not(feature = "peers"), expect(dead_code, reason = "there are none in this build"))]
+    peers: bool,
 }
 
 impl Bench {
@@ -129,7 +132,20 @@ impl HeldStream {
 /// # Errors
 /// If there is no such device or no such row, or if measuring fails.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let bench = Bench { device: Device::open(&args.device)?, plan: args.plan() };
+    run_as(args, false)
+}
+
+/// As [`run`], and measures what people would use instead as well.
+///
+/// # Errors
+/// As [`run`].
+#[cfg(feature = "peers")]
+pub fn run_with_peers(args: &BenchArgs) -> Result<()> {
+    run_as(args, true)
+}
+
+fn run_as(args: &BenchArgs, peers: bool) -> Result<()> {
+    let bench = Bench { device: Device::open(&args.device)?, plan: args.plan(), peers };
     if let Some(probe) = args.probe {
         return probe.run(&bench);
     }
@@ -231,7 +247,11 @@ mod tests {
 
     #[test]
     fn row_names_are_unique() {
-        let bench = Bench { device: Device::open("cpu").unwrap(), plan: Plan { rounds: 1, quick: true } };
+        let bench = Bench {
+            device: Device::open("cpu").unwrap(),
+            plan: Plan { rounds: 1, quick: true },
+            peers: true,
+        };
         let groups = bench.groups();
         let mut seen = HashSet::new();
         for name in groups.iter().flat_map(Group::names) {

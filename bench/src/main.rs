@@ -22,7 +22,7 @@ enum Cli {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse() {
-        Cli::Run(args) => gpu_events_bench::run(&args),
+        Cli::Run(args) => gpu_events_bench::run_with_peers(&args),
         Cli::Count(args) => gpu_events_bench::count(&args),
         #[cfg(feature = "plots")]
         Cli::Plot(args) => gpu_events_bench::plot(&args),

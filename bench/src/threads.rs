@@ -36,7 +36,7 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     rows.of("a read of one word", one_read, no_target);
     rows.of("poll and drop of one event's future", futures, no_target);
     #[cfg(feature = "peers")]
-    for (operation, measure) in peers::ALL {
+    for (operation, measure) in peers::ALL.into_iter().filter(|_| bench.peers) {
         rows.of(operation, measure, no_target);
     }
     group
