@@ -44,7 +44,7 @@ pub(super) struct Verdict {
     pub(super) flat: bool,
 }
 
-/// Over what [`line`] writes: of the timed things the median, then the 99th percentile.
+/// Over what [`line()`] writes: of the timed things the median, then the 99th percentile.
 pub(super) fn header() -> String {
     let (s, operations, rate, cpu, mib) = ("s", "operations", "ops/s", "CPU ns/op", "MiB");
     let mut header = format!("{s:>7} {operations:>14} {rate:>10} {cpu:>10} {mib:>9}  live  idle");
