@@ -7,8 +7,8 @@
 mod stress;
 
 use gpu_events::{
-    Device, Error, ErrorKind, Event, ForeignWaits, Result, Signal, Status, Stream, StreamOptions, StreamWait,
-    WaitAny, WaitOptions, WaitOutcome, WaitStrategy, WhenFull,
+    Device, Error, ErrorKind, Event, ForeignWaits, Result, Signal, StallReport, Status, Stream,
+    StreamOptions, StreamWait, WaitAny, WaitOptions, WaitOutcome, WaitStrategy, WhenFull,
     cuda::{self, RawStream, SharedEvent},
     vulkan, wait_any,
 };
@@ -145,6 +145,26 @@ fn ten_thousand_recordings_make_no_event() {
     assert_eq!((made, recorded), (0, 10_000));
 }
 
+/// Nor is the driver asked for times that nobody can ask for any more.
+#[test]
+fn timed_recordings_that_nobody_asks_for_use_their_events_again() {
+    for signal in BOTH {
+        let gpu = Gpu::new(signal);
+        let stream = gpu.stream();
+        let kept = stream.record_timed().expect("a recording");
+        let [made, read] = calls(["cuEventCreate", "cuEventElapsedTime"], || {
+            for _ in 0..10_000 {
+                drop(stream.record_timed().expect("a recording"));
+            }
+            stream.synchronize().expect("no failure");
+        });
+        // As many as are under way at once; the rest is the clock's own.
+        assert!(made <= 2_000, "{made} were made");
+        assert!(read <= 2_000, "{read} were read");
+        assert!(kept.completion_time().is_ok());
+    }
+}
+
 #[test]
 fn a_query_answers_for_all_positions_before_it() {
     let gpu = Gpu::new(Signal::Cheap);
@@ -162,6 +182,85 @@ fn a_query_answers_for_all_positions_before_it() {
         assert!(events.iter().all(|event| event.status() == Status::Complete));
     });
     assert!(asked <= 2, "the oldest and the newest say it all, and {asked} were asked");
+}
+
+/// A stream that waits for another of its GPU has nobody watch that one, since what breaks there breaks here as well. The
+/// streams in between, whose handles have gone, are kept in sight all the same: what happens at the start of such a chain, good
+/// or bad, gets to its end.
+#[test]
+fn a_chain_of_native_waits_holds_without_its_handles() {
+    for signal in BOTH {
+        for fails in [false, true] {
+            for gone_before in [false, true] {
+                let gpu = Gpu::new(signal);
+                let (gate, host) = gpu.device.host_event().expect("a host event");
+                let last = gpu.stream();
+                {
+                    let [first, middle] = [gpu.stream(), gpu.stream()];
+                    assert_eq!(first.wait(&gate).expect("a wait"), StreamWait::Gated);
+                    let start = first.record().expect("a recording");
+                    assert_eq!(middle.wait(&start).expect("a wait"), StreamWait::Native);
+                    let then = middle.record().expect("a recording");
+                    if gone_before {
+                        drop((first, middle));
+                        assert_eq!(last.wait(&then).expect("a wait"), StreamWait::Native);
+                    } else {
+                        assert_eq!(last.wait(&then).expect("a wait"), StreamWait::Native);
+                    }
+                }
+                let end = last.record().expect("a recording");
+                assert_eq!(end.status(), Status::Pending);
+                if fails {
+                    host.fail("no luck");
+                    let error = end.synchronize().expect_err("the host's failure");
+                    assert_eq!((error.kind(), error.detail()), (ErrorKind::WorkFailed, Some("no luck")));
+                } else {
+                    host.complete();
+                    complete(&end);
+                }
+            }
+        }
+    }
+}
+
+/// Who waits for a stream that nobody looks at is in its list for long after, and no report may say that it still waits.
+#[test]
+fn a_report_knows_of_waits_that_nobody_watches() {
+    let gpu = Gpu::new(Signal::Cheap);
+    let [source, dependent] = [gpu.stream(), gpu.stream()];
+    let flag = held(&source);
+    let event = source.record().expect("a recording");
+    assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
+    let end = dependent.record().expect("a recording");
+    let report = gpu.device.stall_report();
+    let waits = |report: &StallReport| -> usize {
+        report.stalled().iter().map(|stalled| stalled.waits_for.len()).sum()
+    };
+    assert_eq!(waits(&report), 1, "{report}");
+    flag.open();
+    complete(&end);
+    let report = gpu.device.stall_report();
+    assert!(report.is_empty(), "{report}");
+    drop(event);
+}
+
+/// To have a stream wait is a question to the driver and a call, and wakes nobody.
+#[test]
+fn a_native_wait_asks_once_and_waits_once() {
+    let gpu = Gpu::new(Signal::Cheap);
+    let [source, dependent] = [gpu.stream(), gpu.stream()];
+    let flag = held(&source);
+    let event = source.record().expect("a recording");
+    let names = ["cuEventQuery", "cuStreamWaitEvent", "cuStreamQuery"];
+    let counts = calls(names, || {
+        for _ in 0..200 {
+            event.record(&source).expect("a recording");
+            assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
+        }
+    });
+    flag.open();
+    complete(&event);
+    assert_eq!(counts, [200, 200, 0]);
 }
 
 #[test]

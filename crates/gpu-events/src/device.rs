@@ -240,13 +240,19 @@ impl Drop for DeviceCore {
 /// All devices of the process, for reports that cross devices.
 static DEVICES: std::sync::Mutex<Vec<Weak<DeviceCore>>> = std::sync::Mutex::new(Vec::new());
 
+fn all() -> Vec<Arc<DeviceCore>> {
+    let devices = DEVICES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    devices.iter().filter_map(Weak::upgrade).collect()
+}
+
 /// The lanes of all devices.
 pub(crate) fn all_lanes() -> Vec<Arc<Lane>> {
-    let devices: Vec<_> = {
-        let devices = DEVICES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        devices.iter().filter_map(Weak::upgrade).collect()
-    };
-    devices.iter().flat_map(|device| device.lanes()).collect()
+    all().iter().flat_map(|device| device.lanes()).collect()
+}
+
+/// The lane with this number, of whichever device.
+pub(crate) fn lane(id: u64) -> Option<Arc<Lane>> {
+    all().iter().find_map(|device| lock(&device.lanes).get(&id).and_then(Weak::upgrade))
 }
 
 /// An opened device.

@@ -360,6 +360,26 @@ impl Slot {
         }
     }
 
+    /// Remembers the time that `stamp` told, unless there is another recording by now, and with it that it is complete: who asks
+    /// again asks nobody else.
+    #[cold]
+    fn remember_time(&self, stamp: Arc<dyn Stamp>, ticks: u64) {
+        let mut extra = lock(&self.extra);
+        let Some(time) = extra.as_mut().map(|extra| &mut extra.time) else { return };
+        // No two recordings have one stamp, and we have a reference to it.
+        if matches!(time, Time::Stamp(current) if Arc::ptr_eq(current, &stamp)) {
+            let old = std::mem::replace(time, Time::Ticks(ticks));
+            // Relaxed: a timed event's state is stored under the lock that we hold, but for `know`.
+            let state = self.state.load(Ordering::Relaxed);
+            if state & TAG == HOME {
+                self.know(state);
+            }
+            drop(extra);
+            // The last reference to a query slot may go here: not under a lock.
+            drop((old, stamp));
+        }
+    }
+
     /// The current recording of a timed event and where its time is, both of one moment.
     fn timed_point(&self) -> (Point, Time) {
         let extra = lock(&self.extra);
@@ -554,7 +574,7 @@ impl Event {
     /// # Errors
     /// [`ErrorKind::WrongDevice`]; [`ErrorKind::WouldBlock`]; [`ErrorKind::WouldDeadlock`] if this thread holds the
     /// stream's lock (record through the [`StreamGuard`](crate::StreamGuard) then); [`ErrorKind::Closed`];
-    /// [`ErrorKind::Resources`] behind the last of a stream's 2⁶² positions; [`ErrorKind::Forked`]; what the driver
+    /// [`ErrorKind::Resources`] behind the last of a stream's 2⁶² − 1 positions; [`ErrorKind::Forked`]; what the driver
     /// refused. The event is as it was before (R29).
     #[inline]
     pub fn record(&self, stream: &Stream) -> Result<()> {
@@ -769,7 +789,11 @@ impl Event {
         let ticks = match time {
             Time::NotMeasured => return Err(Error::new(ErrorKind::NotMeasured)),
             Time::Ticks(ticks) => ticks,
-            Time::Stamp(stamp) => stamp.ticks()?,
+            Time::Stamp(stamp) => {
+                let ticks = stamp.ticks()?;
+                self.slot().remember_time(stamp, ticks);
+                ticks
+            }
         };
         Ok(self.slot().pool.device().info().clock.at(ticks))
     }

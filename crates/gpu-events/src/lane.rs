@@ -5,7 +5,7 @@ mod near_the_end;
 
 use crate::{
     backend::{BackendStream, Flushed, Gate, Room, Signaled, Source, StreamTraits, Waited, Word},
-    device::DeviceCore,
+    device::{self, DeviceCore},
     error::{Error, ErrorKind, Result},
     event::{Slot, Status},
     primitive::{
@@ -614,6 +614,17 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         self.core.timeline.failure_of(position).unwrap_or_else(|| Error::new(ErrorKind::Abandoned))
     }
 
+    /// The last handle is gone, and with it whoever would have looked at the lane: what is gathered is submitted (R7), and
+    /// whoever is still in the list will be told.
+    pub(crate) fn let_go(&self) {
+        self.request_flush();
+        if !self.core.traits.pushed
+            && let Some(position) = self.core.timeline.last_waited_for()
+        {
+            self.watch(position);
+        }
+    }
+
     /// An observer has registered for `position`: has it submitted, and its completion reported.
     pub(crate) fn watch(&self, position: u64) {
         self.need(position);
@@ -820,9 +831,27 @@ impl Lane {
         match self.backend.wait(&Source { lane: &source.lane, position: source.position })? {
             Waited::Carried => Ok(Inserted::Carried),
             Waited::Native => Ok(Inserted::Linked { from }),
+            Waited::Together => Ok(Inserted::Together { from }),
             Waited::Unsupported => {
                 self.mark(submit);
                 Ok(Inserted::Gated { from: submit.recorded + 1, gate: self.backend.gate()? })
+            }
+        }
+    }
+
+    /// Has failure relayed from a source whose driver, if it breaks, breaks for this lane as well.
+    fn link(self: &Arc<Self>, source: &Target, from: u64) {
+        let lane = &source.lane;
+        let link = Link { source: lane.id(), lane: Arc::downgrade(self), from };
+        match lane.core.timeline.register(source.position, link, coarse_nanos()) {
+            Registered::Reached(_) => {}
+            Registered::Failed(link, error) => relay::run(Arc::new(link), Some(&error)),
+            // Whoever has a handle looks at the source now and then: with each wait for it, at the latest when it lets go. Acquire:
+            // pairs with that; if it is still to come, it finds this entry, by the list's lock.
+            Registered::Parked(_) => {
+                if lane.core.handles.load(Ordering::Acquire) == 0 {
+                    lane.watch(source.position);
+                }
             }
         }
     }
@@ -832,6 +861,10 @@ impl Lane {
     pub(crate) fn inserted(self: &Arc<Self>, source: &Target, inserted: Inserted) -> Result<StreamWait> {
         let (from, gate) = match inserted {
             Inserted::Carried => return Ok(StreamWait::Native),
+            Inserted::Together { from } => {
+                self.link(source, from);
+                return Ok(StreamWait::Native);
+            }
             Inserted::Linked { from } => (from, None),
             Inserted::Gated { from, gate } => (from, Some(gate)),
         };
@@ -862,6 +895,13 @@ impl Lane {
 
     /// The beginning of the end, as [`Device::close`](crate::Device::close) wants it. Then the backend abandons what it
     /// has, and only then do gates open: what they hold back in its own queue is not to be submitted any more.
+    /// Has this lane's positions behind a wait fail with what was waited for.
+    fn fail_with(&self, source: Option<Arc<Self>>, from: u64, error: &Error) {
+        self.runs_on();
+        let error = source.map_or_else(|| error.clone(), |source| error.passed_on(&source));
+        self.fail(from, error);
+    }
+
     pub(crate) fn fail_closed(&self) {
         self.fail(self.completed() + 1, Error::new(ErrorKind::Closed));
     }
@@ -904,7 +944,34 @@ pub(crate) enum Refused {
 pub(crate) enum Inserted {
     Carried,
     Linked { from: u64 },
+    Together { from: u64 },
     Gated { from: u64, gate: Arc<dyn Gate> },
+}
+
+/// Passes a source's failure on to a lane whose driver waits for it (R26).
+///
+/// It may be in the source's list for long after its position was reached, until somebody looks at the source: so it keeps
+/// nothing alive. A lane that is gone has nobody who would want to know.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Its number: looked for only where it is named.
+    source: u64,
+    lane: Weak<Lane>,
+    from: u64,
+}
+
+impl Relay for Link {
+    fn fail(&self, error: &Error) {
+        if let Some(lane) = self.lane.upgrade() {
+            lane.fail_with(device::lane(self.source), self.from, error);
+        }
+    }
+
+    fn release(self: Arc<Self>) {}
+
+    fn dependent(&self) -> Option<u64> {
+        self.lane.upgrade().map(|lane| lane.id())
+    }
 }
 
 /// Passes a source's failure on to a lane that waits for it, and then opens the gate if the wait was one (R26).
@@ -927,9 +994,7 @@ impl GateRelay {
 
 impl Relay for GateRelay {
     fn fail(&self, error: &Error) {
-        self.lane.runs_on();
-        let error = self.source.upgrade().map_or_else(|| error.clone(), |source| error.passed_on(&source));
-        self.lane.fail(self.from, error);
+        self.lane.fail_with(self.source.upgrade(), self.from, error);
     }
 
     fn release(self: Arc<Self>) {

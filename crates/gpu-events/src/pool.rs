@@ -26,7 +26,7 @@ const MAGAZINE: usize = 64;
 /// How many go between a magazine and the depot at once.
 const SHARE: usize = MAGAZINE / 2;
 /// How many ids a magazine takes at once from the process's counter.
-const IDS: u64 = 1024;
+pub(crate) const IDS: u64 = 1024;
 
 /// The next id that nobody has (R33). Of the standard library also under loom, which would see it as contention
 /// that there is none of in practice.

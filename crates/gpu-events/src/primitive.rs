@@ -38,9 +38,10 @@ pub(crate) struct Neighbourly(u64);
 
 #[cfg(not(gpu_events_loom))]
 impl Neighbourly {
-    /// Binary digits of a number that make no difference to its shard. Several shards for a block of numbers: a block that all
-    /// threads ask for is not behind one lock.
-    const RUN: u32 = 8;
+    /// Binary digits of a number that make no difference to its shard. Few, since numbers only go on: each shard is filled by a
+    /// run of them in its turn, and keeps the room that it took. And numbers of one thread's that all ask for are not behind
+    /// one lock.
+    const RUN: u32 = 4;
     /// Where a `DashMap` finds the shard: below the seven bits that each of its tables tells entries apart by, as many as
     /// there are shards. The places of entries come from the lowest bits.
     const SHARD: u64 = 0x01FF_FF00_0000_0000;
@@ -53,7 +54,9 @@ impl std::hash::Hasher for Neighbourly {
         // Reversed, because the shard is the topmost of these bits, however many they are, and neighbouring runs differ in
         // the lowest.
         let run = (number >> Self::RUN).reverse_bits() >> 7;
-        self.0 = mixed & !Self::SHARD | run & Self::SHARD;
+        // So that two threads at the same place of their blocks are not in one shard.
+        let block = std::hash::BuildHasher::hash_one(&rustc_hash::FxBuildHasher, number / crate::pool::IDS);
+        self.0 = mixed & !Self::SHARD | (run ^ block) & Self::SHARD;
     }
 
     /// Nothing but numbers is hashed; whatever it is, it has a hash.
@@ -105,6 +108,7 @@ pub(crate) fn spawn(_name: String, body: impl FnOnce() + Send + 'static) -> std:
 #[cfg(all(test, not(gpu_events_loom)))]
 mod tests {
     use super::*;
+    use crate::pool::IDS;
     use std::{
         collections::{HashMap, HashSet},
         hash::BuildHasher,
@@ -117,17 +121,27 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_numbers_share_no_shard_until_there_are_none_left() {
-        let of_block =
-            |block: u64| (0..1024).map(|index| shard(block * 1024 + index)).collect::<HashSet<_>>();
-        let mut all = HashSet::new();
+    fn runs_of_numbers_have_a_shard_each_until_there_are_none_left() {
         for block in 40..56 {
-            let shards = of_block(block);
-            assert_eq!(shards.len(), 4, "of block {block}");
-            assert!(all.is_disjoint(&shards), "block {block} meets another");
-            all.extend(shards);
+            let of_run =
+                |run: u64| (0..16).map(|index| shard(block * IDS + run * 16 + index)).collect::<HashSet<_>>();
+            let mut all = HashSet::new();
+            for run in 0..64 {
+                let shards = of_run(run);
+                assert_eq!(shards.len(), 1, "of run {run} of block {block}");
+                assert!(all.is_disjoint(&shards), "run {run} of block {block} meets another");
+                all.extend(shards);
+            }
         }
-        assert_eq!(all.len(), 64);
+    }
+
+    #[test]
+    fn threads_at_the_same_place_of_their_blocks_hardly_ever_meet() {
+        for index in [0, 100, 1023] {
+            let shards = (40..56).map(|block| shard(block * IDS + index)).collect::<HashSet<_>>();
+            // Of 16 that fall anywhere among 64, 14 shards are expected.
+            assert!(shards.len() >= 12, "{shards:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     lane::{Lane, Producer},
     stream::StreamId,
     time::host_nanos,
-    timeline::Waiter,
+    timeline::{Relay, Waiter},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -39,7 +39,7 @@ pub struct Stalled {
     pub recorded: Option<u64>,
     /// What it waits for.
     pub waits_for: Vec<StallWait>,
-    /// Who, other than streams, waits for it: the position, who, and for how long.
+    /// Who, other than streams, waits for it: the position, who, and for how long, as in [`StallWait::since`].
     pub observers: Vec<(u64, String, Duration)>,
 }
 
@@ -53,7 +53,7 @@ pub struct StallWait {
     pub name: String,
     /// The position that is waited for.
     pub position: u64,
-    /// For how long.
+    /// For how long, to a tick of the system's coarse clock: some milliseconds.
     pub since: Duration,
     /// The thread that blocks in the waiting stream's own work, if that is how it waits.
     pub thread: Option<String>,
@@ -90,6 +90,7 @@ impl StallReport {
         }
         let now = host_nanos();
         let lanes = device::all_lanes();
+        lanes.iter().for_each(look_at_unwatched);
         let graph = Graph::new(&lanes, now);
         let mut stalled: Vec<Stalled> = lanes
             .iter()
@@ -113,6 +114,19 @@ impl StallReport {
     /// Whether nothing is incomplete.
     pub fn is_empty(&self) -> bool {
         self.stalled.is_empty()
+    }
+}
+
+/// Where nobody looks on behalf of those who wait, they may be in the list for long after their time has come.
+fn look_at_unwatched(lane: &Arc<Lane>) {
+    let mut last = None;
+    lane.core.timeline.for_each_waiter(|position, waiter, _| {
+        if matches!(waiter, Waiter::Link(_)) {
+            last = last.max(Some(position));
+        }
+    });
+    if let Some(last) = last {
+        lane.progress(last);
     }
 }
 
@@ -146,6 +160,12 @@ impl<'a> Graph<'a> {
                 let observer = match waiter {
                     Waiter::Relay(relay) => {
                         if let Some(dependent) = relay.dependent() {
+                            wait(dependent, None);
+                        }
+                        return;
+                    }
+                    Waiter::Link(link) => {
+                        if let Some(dependent) = link.dependent() {
                             wait(dependent, None);
                         }
                         return;

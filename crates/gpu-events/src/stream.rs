@@ -399,8 +399,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // AcqRel: as for an `Arc`, so that the last one sees what the others submitted.
         if self.lane.core.handles.fetch_sub(1, Ordering::AcqRel) == 1 && !fork::happened() {
-            // Nobody can submit any more, so nobody else would flush (R7).
-            self.lane.request_flush();
+            self.lane.let_go();
         }
     }
 }

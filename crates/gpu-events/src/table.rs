@@ -267,8 +267,10 @@ impl EventTable {
 /// of 128 bytes each.
 #[cfg(not(gpu_events_loom))]
 fn new_map() -> DashMap<EventId, Entry> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    DashMap::with_hasher_and_shard_amount(Default::default(), (32 * cores).next_power_of_two())
+    /// Once: it reads files.
+    static CORES: std::sync::LazyLock<usize> =
+        std::sync::LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+    DashMap::with_hasher_and_shard_amount(Default::default(), (32 * *CORES).next_power_of_two())
 }
 
 #[cfg(gpu_events_loom)]

@@ -56,7 +56,7 @@ use std::{
 struct Sim {
     traits: StreamTraits,
     /// The driver waits by itself; otherwise the host opens gates.
-    native: bool,
+    waits: Waited,
     depth: Option<u64>,
     /// Recordings complete on the spot from this position on.
     idle_from: u64,
@@ -102,6 +102,8 @@ struct SimStream {
     /// What was given to the driver, who waits for it.
     flushed: Mutex<u64>,
     bell: Condvar,
+    /// The last position that somebody was to look after.
+    watched: std::sync::atomic::AtomicU64,
     /// The waits that were asked for: the source and its position.
     sources: std::sync::Mutex<Vec<(u64, u64)>>,
     gates: std::sync::Mutex<Vec<Arc<SimGate>>>,
@@ -124,7 +126,14 @@ impl Sim {
     /// Completion is pushed; each submission goes at once.
     fn new() -> Self {
         let traits = StreamTraits { pushed: true, batches: false };
-        Self { traits, native: true, depth: None, idle_from: u64::MAX, refusing: false, alive: Alive::new() }
+        Self {
+            traits,
+            waits: Waited::Native,
+            depth: None,
+            idle_from: u64::MAX,
+            refusing: false,
+            alive: Alive::new(),
+        }
     }
 
     /// As most GPUs: asked, and gathering.
@@ -133,7 +142,7 @@ impl Sim {
     }
 
     fn gated() -> Self {
-        Self { native: false, ..Self::new() }
+        Self { waits: Waited::Unsupported, ..Self::new() }
     }
 
     fn open(&self) -> Device {
@@ -153,6 +162,7 @@ impl Backend for Sim {
             lane: lane.clone(),
             signaled: AtomicU64::new(0),
             flushed: Mutex::new(0),
+            watched: std::sync::atomic::AtomicU64::new(0),
             bell: Condvar::new(),
             sources: std::sync::Mutex::default(),
             gates: std::sync::Mutex::default(),
@@ -186,7 +196,7 @@ impl BackendStream for SimStream {
 
     fn wait(&self, source: &Source<'_>) -> Result<Waited> {
         self.sources.lock().unwrap().push((source.lane().id(), source.position()));
-        Ok(if self.sim.native { Waited::Native } else { Waited::Unsupported })
+        Ok(self.sim.waits)
     }
 
     fn gate(&self) -> Result<Arc<dyn Gate>> {
@@ -211,7 +221,9 @@ impl BackendStream for SimStream {
 
     fn poll(&self) {}
 
-    fn watch(&self, _position: u64) {}
+    fn watch(&self, position: u64) {
+        self.watched.fetch_max(position, SeqCst);
+    }
 
     fn abandon(&self) {}
 }
@@ -1214,6 +1226,25 @@ fn the_last_handle_flushes() {
         other.join().unwrap();
         assert!(lane.backend().flushed() >= 1, "nobody can submit it any more");
         drop(event);
+    });
+}
+
+/// Nobody watches a source on behalf of a stream that would fail with it anyway; but once its last handle has gone, nobody
+/// else would look at it either.
+#[test]
+fn the_last_handle_goes_while_a_stream_begins_to_wait() {
+    model(|| {
+        let traits = StreamTraits { pushed: false, batches: false };
+        let device = Sim { traits, waits: Waited::Together, ..Sim::new() }.open();
+        let source = device.create_stream().unwrap();
+        let dependent = device.create_stream().unwrap();
+        let (event, lane) = (source.record().unwrap(), lane(&source));
+        let other = thread::spawn(move || drop(source));
+        assert_eq!(dependent.wait(&event).unwrap(), StreamWait::Native);
+        other.join().unwrap();
+        assert_eq!(lane.backend().watched.load(SeqCst), 1);
+        lane.fail(1, Error::new(ErrorKind::WorkFailed));
+        assert_eq!(dependent.error().unwrap().kind(), ErrorKind::WorkFailed);
     });
 }
 

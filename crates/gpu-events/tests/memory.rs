@@ -5,7 +5,7 @@
 
 #![cfg(all(feature = "cpu", not(gpu_events_loom)))]
 
-use gpu_events::{Device, Event, Stream};
+use gpu_events::{Device, Event, EventTable, Stream};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicUsize, Ordering},
@@ -84,4 +84,17 @@ fn events_and_streams_are_light() {
     // Less what a growing list of streams took and keeps, and the handles themselves, which the lists held.
     let taken = 200_000.0 * (pending - 8.0) + 200_000.0 * (timed - 8.0) + 50_000.0 * (idle - 24.0);
     assert!(given_back as f64 > 0.8 * taken, "{given_back} of {taken} bytes came back");
+
+    // Ids only go on, and come by all of a table's shards in time: none keeps much of those that have gone.
+    let table = EventTable::new(&device.pool());
+    let empty = TAKEN.load(Ordering::Relaxed);
+    let mut live: std::collections::VecDeque<_> = (0..300).map(|_| table.acquire(false).unwrap()).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    for _ in 0..16_384 * cores {
+        live.push_back(table.acquire(false).unwrap());
+        table.release(live.pop_front().unwrap()).unwrap();
+    }
+    let kept = (TAKEN.load(Ordering::Relaxed) - empty) / cores;
+    println!("a table of 300 ids, for each core: {kept} bytes");
+    assert!(kept <= 100_000, "a table of 300 ids keeps {kept} bytes for each core");
 }

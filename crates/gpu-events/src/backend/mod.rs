@@ -245,6 +245,9 @@ pub enum Waited {
     Carried,
     /// The driver waits, and knows nothing of failure: the core passes that on.
     Native,
+    /// As `Native`, and what breaks in the source's driver breaks for this stream as well, as within one CUDA context: whoever
+    /// observes this stream learns of it, and nobody has to watch the source for its sake.
+    Together,
     /// Not possible for this source. The core will ask for a gate.
     Unsupported,
 }

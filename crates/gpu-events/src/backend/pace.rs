@@ -20,6 +20,10 @@ const SHARE: u32 = 192;
 /// What a round costs beside what it takes, going to sleep and waking, where the system doesn't tell.
 const OVERHEAD: Duration = Duration::from_micros(10);
 
+/// What takes longer than this before a round's looks is not part of the round's cost: a round that seems to cost a hundred
+/// times as much would have the next ones slept away.
+pub(super) const TIDYING: Duration = Duration::from_micros(20);
+
 /// The longest time between two rounds while somebody waits.
 const LONGEST: Duration = Duration::from_millis(20);
 
@@ -162,7 +166,6 @@ impl Pace {
     }
 
     /// What the thread has done since its last round was not for the sake of this wait: the coming round tells no cost.
-    #[cfg(feature = "cuda")]
     pub(super) fn disregard(&mut self) {
         self.used = None;
     }

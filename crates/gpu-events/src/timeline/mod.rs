@@ -383,6 +383,11 @@ impl Timeline {
         inner.waiters.iter().for_each(|(position, entry)| visit(position, &entry.waiter, entry.since));
     }
 
+    /// The last position that somebody waits for.
+    pub(crate) fn last_waited_for(&self) -> Option<u64> {
+        lock(&self.inner).waiters.last()
+    }
+
     /// Whether somebody waits. Exact only where nobody else can register.
     pub(crate) fn has_waiters(&self) -> bool {
         !lock(&self.inner).waiters.is_empty()

@@ -35,6 +35,12 @@ impl Pending {
     const NOTHING: Self =
         Self { failures: VecDeque::new(), releases: VecDeque::new(), afterwards: Vec::new() };
 
+    /// Whether some chain of failures, say, has left more room than a thread should keep.
+    fn is_large(&self) -> bool {
+        const KEPT: usize = 64;
+        self.failures.capacity().max(self.releases.capacity()).max(self.afterwards.capacity()) > KEPT
+    }
+
     fn is_empty(&self) -> bool {
         self.failures.is_empty() && self.releases.is_empty() && self.afterwards.is_empty()
     }
@@ -142,8 +148,8 @@ impl Drop for Reset {
         let pending = THREAD.try_with(|thread| {
             thread.active.set(false);
             let mut pending = thread.pending.borrow_mut();
-            // Hardly ever is anything left, and then there is nothing to take.
-            (!pending.is_empty()).then(|| std::mem::take(&mut *pending))
+            // Hardly ever is anything left, or was there so much that its room is not to be kept.
+            (!pending.is_empty() || pending.is_large()).then(|| std::mem::take(&mut *pending))
         });
         for user in pending.ok().flatten().into_iter().flat_map(|pending| pending.afterwards) {
             contain(user);

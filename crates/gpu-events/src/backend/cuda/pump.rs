@@ -8,7 +8,7 @@ use super::{foreign::Foreign, gpu::Gpu, queue::Queue};
 use crate::{
     backend::{
         Lane,
-        pace::{Pace, Rest, SPIN, cpu_time, wake_on_time},
+        pace::{Pace, Rest, SPIN, TIDYING, cpu_time, wake_on_time},
     },
     error::{Error, ErrorKind, Result},
     primitive::{lock, spawn},
@@ -24,9 +24,6 @@ use std::{
 
 /// How often the context's health is looked at while words alone are watched, which would never say that it broke.
 const HEALTH: Duration = Duration::from_millis(20);
-
-/// What takes longer than this before a round's looks is not part of the round's cost.
-const TIDYING: Duration = Duration::from_micros(20);
 
 /// A lane that somebody waits for.
 #[derive(Debug)]
@@ -82,7 +79,8 @@ struct Inbox {
     /// Somebody has begun to wait.
     came: bool,
     rung: bool,
-    /// The pump sleeps, and nobody has woken it.
+    /// The pump sleeps, or has not come to its senses yet. Who rings meanwhile wakes it too, and depends on nobody else's doing
+    /// so.
     asleep: bool,
     running: bool,
 }
@@ -154,7 +152,7 @@ impl Pump {
         // Relaxed: what it announces is behind the lock.
         self.rung.store(true, Ordering::Relaxed);
         // To wake a thread is a call of the system's, also where none sleeps.
-        let wake = std::mem::take(&mut inbox.asleep);
+        let wake = inbox.asleep;
         drop(inbox);
         if wake {
             self.bell.notify_one();
@@ -213,8 +211,7 @@ impl Pump {
                 examined = begun;
                 gpu.examine();
             }
-            // What was tidied up meanwhile was nobody's wait: a round that seems to cost a hundred times as much would have the
-            // next ones slept away.
+            // What was tidied up meanwhile was nobody's wait.
             let looking = Instant::now();
             if looking.duration_since(begun) > TIDYING {
                 pace.disregard();

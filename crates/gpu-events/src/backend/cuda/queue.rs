@@ -61,6 +61,8 @@ pub(in crate::backend) struct Queue {
     seen: AtomicU64,
     /// The last position that was given to the driver.
     recorded: AtomicU64,
+    /// What the lane was told.
+    told: AtomicU64,
     /// Since when somebody polls a word without news, on the host's clock; 0 while nobody does.
     polled_since: AtomicU64,
     /// Timed recordings whose time was not read yet.
@@ -69,8 +71,8 @@ pub(in crate::backend) struct Queue {
     depth: u64,
     lane: Weak<Lane<Self>>,
     watch: Mutex<Watch>,
-    /// Those recordings, in order.
-    stamps: Mutex<VecDeque<(u64, Arc<CudaStamp>)>>,
+    /// Those recordings.
+    stamps: Mutex<Stamps>,
     /// Set where the stream was made elsewhere.
     keep_alive: Option<KeepAlive>,
 }
@@ -145,7 +147,7 @@ impl Ring {
     pub(super) fn give_back(&self, event: Handle) {
         let mut stamped = lock(&self.stamped);
         stamped.push(event);
-        // SeqCst: with the fence in `be_waited_for`, as in `take_back`.
+        // SeqCst: with `be_waited_for`, as in `take_back`.
         fence(Ordering::SeqCst);
         // Acquire: pairs with the end of a call.
         if self.waits.load(Ordering::Acquire) == 0 {
@@ -210,8 +212,8 @@ impl Ring {
     fn take_back(&self, spare: &mut Spare, seen: &AtomicU64) {
         // Acquire: pairs with `settle` and `room`.
         let seen = seen.load(Ordering::Acquire);
-        // SeqCst: with the fence in `be_waited_for`. Either we see that somebody is at it, or they see `seen` as we did, and
-        // leave those events alone.
+        // SeqCst: with `be_waited_for`. Either we see that somebody is at it, or they see `seen` as we did, and leave those
+        // events alone.
         fence(Ordering::SeqCst);
         // Acquire: pairs with the end of a call.
         if self.waits.load(Ordering::Acquire) != 0 {
@@ -230,6 +232,15 @@ impl Ring {
             (event.addr() & TIMED == 0).then_some(Handle(event))
         })
     }
+}
+
+/// Timed recordings whose time was not read yet.
+#[derive(Default)]
+struct Stamps {
+    /// In order of position.
+    pending: VecDeque<(u64, Arc<CudaStamp>)>,
+    /// Seen to be reached, and still somebody's.
+    reached: Vec<Arc<CudaStamp>>,
 }
 
 #[derive(Default)]
@@ -277,6 +288,7 @@ impl Queue {
             carrier,
             seen: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             polled_since: AtomicU64::new(0),
             unread: AtomicUsize::new(0),
             depth,
@@ -374,14 +386,12 @@ impl Queue {
         }
         match &self.carrier {
             Carrier::Events(ring) => {
-                // Relaxed: the fence orders it.
-                ring.waits.fetch_add(1, Ordering::Relaxed);
-                // SeqCst: with the fence in `take_back`.
-                fence(Ordering::SeqCst);
+                // SeqCst, and the load below: with the fence in `take_back`.
+                ring.waits.fetch_add(1, Ordering::SeqCst);
                 let event = ring.event(position);
-                // Acquire: after the event was read, and after the fence. Was it recorded anew, then its position was seen to
-                // be reached before, and we see that here.
-                let outcome = if self.seen.load(Ordering::Acquire) >= position {
+                // After the event was read. Was it recorded anew, then its position was seen to be reached before, and we see
+                // that here.
+                let outcome = if self.seen.load(Ordering::SeqCst) >= position {
                     // There is nothing to wait for any more.
                     Ok(())
                 } else {
@@ -443,16 +453,19 @@ impl Queue {
         // Acquire: pairs with `record_stamp`: a position that was reached was counted.
         if self.unread.load(Ordering::Acquire) > 0 {
             let mut stamps = lock(&self.stamps);
-            while stamps.front().is_some_and(|(position, _)| *position <= reached) {
-                if let Some((_, stamp)) = stamps.pop_front() {
-                    // If it can't be read, whoever asks is told why: asked again.
+            let now = stamps.pending.partition_point(|(position, _)| *position <= reached);
+            read = std::mem::take(&mut stamps.reached);
+            read.extend(stamps.pending.drain(..now).map(|(_, stamp)| stamp));
+            for stamp in &read {
+                // Where this is the only reference, nobody will ever ask, and the driver need not be either. If it can't be
+                // read, whoever asks is told why: asked again.
+                if Arc::strong_count(stamp) > 1 {
                     stamp.settle();
-                    read.push(stamp);
-                    // Release: whoever finds none unread finds them read. Under the lock, so that nobody advances past a
-                    // time that another thread is reading.
-                    self.unread.fetch_sub(1, Ordering::Release);
                 }
             }
+            // Release: whoever finds none unread finds them read. Under the lock, so that nobody advances past a time that
+            // another thread is reading.
+            self.unread.fetch_sub(read.len(), Ordering::Release);
         }
         // Release: what stood for these positions may be recorded anew (see `Ring::take_back`).
         self.seen.fetch_max(reached, Ordering::Release);
@@ -461,11 +474,17 @@ impl Queue {
         // Relaxed: see `polled_in_vain`.
         self.polled_since.store(0, Ordering::Relaxed);
         lane.advance(reached);
+        // Release: pairs with `poll`, after the lane was told.
+        self.told.fetch_max(reached, Ordering::Release);
     }
 
-    /// Takes over what the driver says.
+    /// Asks the driver, and takes over what it says: whether that was news.
     fn collect(&self, lane: &Lane<Self>) -> bool {
-        match self.reached() {
+        self.take_over(lane, self.reached())
+    }
+
+    fn take_over(&self, lane: &Lane<Self>, answer: Result<u64, Code>) -> bool {
+        match answer {
             Ok(reached) if reached > lane.completed() => {
                 self.settle(lane, reached);
                 true
@@ -584,8 +603,41 @@ impl Queue {
         outcome
     }
 
+    /// Passes on the event of a timed recording that nobody will ask for, if its position was seen to be reached: one whose
+    /// work is only ever recorded needs no new ones.
+    fn reuse_stamp(&self) {
+        // Relaxed: one that was counted just now is not reached.
+        if self.unread.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        // Acquire: as in `take_back`.
+        let seen = self.seen.load(Ordering::Acquire);
+        let mut unasked = None;
+        {
+            let mut stamps = lock(&self.stamps);
+            // Two steps for each recording: it keeps up with them, whoever else's are between.
+            for _ in 0..2 {
+                if stamps.pending.front().is_none_or(|(position, _)| *position > seen) {
+                    break;
+                }
+                match stamps.pending.pop_front() {
+                    Some((_, stamp)) if Arc::strong_count(&stamp) == 1 => {
+                        unasked = Some(stamp);
+                        // Release: as in `settle`.
+                        self.unread.fetch_sub(1, Ordering::Release);
+                        break;
+                    }
+                    wanted => stamps.reached.extend(wanted.map(|(_, stamp)| stamp)),
+                }
+            }
+        }
+        // With no lock held: it gives its event back.
+        drop(unasked);
+    }
+
     /// Records a timed event, which will be the recording's time.
     fn record_stamp(&self, position: u64) -> Result<Arc<CudaStamp>> {
+        self.reuse_stamp();
         let ring = match &self.carrier {
             Carrier::Events(ring) => Some(ring.clone()),
             Carrier::Word { .. } => None,
@@ -593,7 +645,7 @@ impl Queue {
         let stamp = Arc::new(CudaStamp::new(self.gpu, ring)?);
         let event = stamp.event().ok_or(ErrorKind::NotMeasured)?;
         self.record_event(event)?;
-        lock(&self.stamps).push_back((position, stamp.clone()));
+        lock(&self.stamps).pending.push_back((position, stamp.clone()));
         // Release: pairs with `settle`.
         self.unread.fetch_add(1, Ordering::Release);
         if let Carrier::Events(ring) = &self.carrier {
@@ -606,7 +658,7 @@ impl Queue {
     /// Takes back what [`record_stamp`](Self::record_stamp) noted.
     #[cold]
     fn forget_stamp(&self) {
-        if lock(&self.stamps).pop_back().is_some() {
+        if lock(&self.stamps).pending.pop_back().is_some() {
             // Release: as in `settle`.
             self.unread.fetch_sub(1, Ordering::Release);
         }
@@ -659,7 +711,7 @@ impl BackendStream for Queue {
         let is_ours = |gpu: &Gpu| ptr::eq(gpu.api, self.gpu.api);
         if let Some(other) = source.backend::<Self>().filter(|other| is_ours(other.gpu)) {
             other.be_waited_for(self.gpu, self.raw, source.position())?;
-            return Ok(Waited::Native);
+            return Ok(if ptr::eq(other.gpu, self.gpu) { Waited::Together } else { Waited::Native });
         }
         if let Some(foreign) = source.backend::<Foreign>().filter(|foreign| is_ours(foreign.gpu())) {
             // As in `wait_raw`: it may be out of a capture by now.
@@ -701,8 +753,15 @@ impl BackendStream for Queue {
 
     #[inline]
     fn poll(&self) {
+        // Mostly there is no news, and then a reference to the lane would be half of what this costs besides the driver's
+        // answer. Acquire: what the lane was told before can be seen.
+        let ring = matches!(self.carrier, Carrier::Events(_));
+        let answer = self.reached();
+        if ring && answer.is_ok_and(|reached| reached <= self.told.load(Ordering::Acquire)) {
+            return;
+        }
         let Some(lane) = self.lane.upgrade() else { return };
-        if !self.collect(&lane) && matches!(self.carrier, Carrier::Word { .. }) {
+        if !self.take_over(&lane, answer) && !ring {
             self.polled_in_vain(lane);
         }
     }

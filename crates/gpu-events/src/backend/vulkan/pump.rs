@@ -14,7 +14,7 @@ use crate::{backend::reaper::quiesce, fork};
 use crate::{
     backend::{
         Lane,
-        pace::{Pace, Rest, SPIN, cpu_time, wake_on_time},
+        pace::{Pace, Rest, SPIN, TIDYING, cpu_time, wake_on_time},
         reaper::Reaper,
     },
     error::{Error, ErrorKind, Result},
@@ -349,20 +349,25 @@ impl Pump {
                 list.iter().for_each(|watched| watched.rouse(window));
             }
             awake = spins || inbox.came;
+            // What is tidied up is nobody's wait.
+            retired.retain_mut(Retired::bury);
+            let looking = Instant::now();
+            if looking.duration_since(begun) > TIDYING {
+                pace.disregard();
+            }
             let mut news = false;
             list.retain(|watched| {
                 let look = watched.look();
                 news |= look != Look::Same;
                 look != Look::Over
             });
-            retired.retain_mut(Retired::bury);
             if let Some(driver) = inbox.end.take() {
                 // The last reference to the device has gone, and those in the lists were such.
                 driver.destroy();
                 self.stopped();
                 return;
             }
-            pace.round(begun, begun.elapsed(), news, cpu_time);
+            pace.round(looking, looking.elapsed(), news, cpu_time);
             fresh = news;
         }
     }
