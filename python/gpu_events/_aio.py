@@ -27,13 +27,14 @@ def wait(event: Event) -> Iterator[Any]:
 class _Channel:
     """The way of completions to one loop, on whose thread all of this runs. The loop keeps it, as what watches the inbox."""
 
-    __slots__ = ("__weakref__", "_inbox", "_waiting")
+    __slots__ = ("__weakref__", "_inbox", "_turns_in_child", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._inbox = Inbox()
         self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._turns_in_child = 0
         # In a context of its own: the one of the task that happens to be first would be kept for as long as the loop is.
-        contextvars.Context().run(loop.add_reader, self._inbox.fileno(), self._deliver)
+        contextvars.Context().run(loop.add_reader, self._inbox.fileno(), self._deliver, loop)
 
     def wait(self, loop: asyncio.AbstractEventLoop, event: Event) -> Iterator[Any]:
         number = self._inbox.expect(event)
@@ -49,22 +50,44 @@ class _Channel:
         if self._waiting.pop(number, None) is not None:
             self._inbox.forget(number)
 
-    def _deliver(self) -> None:
+    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             settled = self._inbox.collect()
         except ForkedError as forked:
-            # A child that goes on with its parent's loop. The parent is watching too, and what there is to read is for it.
-            while self._waiting:
-                _settle(self._waiting.popitem()[1], ForkedError(*forked.args))
+            self._end_in_child(loop, forked)
             return
         for number, outcome in settled:
             future = self._waiting.pop(number, None)
             if future is not None:
                 _settle(future, outcome)
 
+    def _end_in_child(self, loop: asyncio.AbstractEventLoop, forked: ForkedError) -> None:
+        """Ends the loop of a parent that a fork's child goes on with.
+
+        The parent is watching too, and what there is to read is for it. Nor can the child watch no more: with epoll the two
+        share what is watched. So this comes again in each turn, for as long as the parent has not read, and a loop that goes on
+        would spin. First all who wait are told, and have a few turns to end in; then the loop is stopped.
+        """
+        while self._waiting:
+            _settle(self._waiting.popitem()[1], ForkedError(*forked.args))
+        if self._turns_in_child == 0:
+            loop.call_exception_handler(
+                {"message": "gpu-events: a fork's child goes on with its parent's loop, and is stopped", "exception": forked}
+            )
+        self._turns_in_child += 1
+        # And again if the loop is run again, as asyncio.run() does to cancel what is left: that has its turns as well.
+        if self._turns_in_child % _TURNS_OF_A_CHILD == 0:
+            loop.stop()
+
+
+_TURNS_OF_A_CHILD = 64
+"""What is awaited through a gather() or a task group comes to its end in a handful."""
 
 _channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Channel]] = weakref.WeakKeyDictionary()
 """Weak on both sides: a channel's futures know their loop, which could never be collected otherwise."""
+
+_unwatching: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+"""Loops that refused to watch a socket, and are not asked again: each time would make a pair of sockets first."""
 
 
 def _channel_of(loop: asyncio.AbstractEventLoop) -> _Channel | None:
@@ -76,10 +99,16 @@ def _channel_of(loop: asyncio.AbstractEventLoop) -> _Channel | None:
         return None
     channel = None if known is None else known()
     if channel is None:
+        if loop in _unwatching:
+            return None
         try:
             channel = _Channel(loop)
-        except (NotImplementedError, OSError):
-            # The loop watches no sockets (Windows' Proactor), or the process may open no more.
+        except NotImplementedError:
+            # Windows' Proactor.
+            _unwatching.add(loop)
+            return None
+        except OSError:
+            # The process may open no more, for now.
             return None
         _channels[loop] = weakref.ref(channel)
     return channel

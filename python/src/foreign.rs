@@ -14,7 +14,7 @@ use crate::{
 };
 use gpu_events::{DeviceId, ErrorKind, StreamOptions, check_fork, cuda};
 use pyo3::{
-    exceptions::PyTypeError,
+    exceptions::{PyKeyError, PyTypeError},
     intern,
     prelude::*,
     sync::PyOnceLock,
@@ -162,19 +162,30 @@ pub(crate) fn current_of_torch<'py>(
 }
 
 /// A library, or a module of it, if the program has imported it.
+///
+/// `sys.modules` is looked up each time: a program may put another mapping in its place, of another class too. Not by
+/// `PyImport_GetModule`, which waits for an import that another thread is in the middle of, and recording waits for nobody.
 fn loaded<'py>(py: Python<'py>, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    let modules = MODULES.get_or_try_init(py, || -> PyResult<_> {
-        Ok(py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind())
-    })?;
-    Ok(modules.bind(py).get_item(name)?.filter(|module| !module.is_none()))
+    static SYS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let sys = SYS.get_or_try_init(py, || py.import("sys").map(Bound::unbind))?;
+    let modules = sys.bind(py).getattr(intern!(py, "modules"))?;
+    let module = match modules.cast_exact::<PyDict>() {
+        Ok(modules) => modules.get_item(name)?,
+        Err(_) => match modules.get_item(name) {
+            Ok(module) => Some(module),
+            Err(error) if error.is_instance_of::<PyKeyError>(py) => None,
+            Err(error) => return Err(error),
+        },
+    };
+    Ok(module.filter(|module| !module.is_none()))
 }
 
 fn adopt_on(object: &Bound<'_, PyAny>, raw: usize, device: &gpu_events::Device) -> Result<Handle> {
     let keep_alive = Arc::new(Alive { _object: Mutex::new(Kept::new(object.clone().unbind())) });
     let adopted = object.py().detach(|| {
         let stream = std::ptr::with_exposed_provenance_mut(raw);
-        // SAFETY: by the protocol it is a `CUstream`, and stays one for as long as the object lives, which is kept.
+        // SAFETY: by the protocol it is a `CUstream`, and stays one for as long as the object lives, which is kept. Of an object
+        // that owns no stream, whoever made it has promised as much (see `KeptObject`).
         unsafe { cuda::adopt_stream(device, stream, keep_alive, &StreamOptions::new()) }
     })?;
     Ok(Handle::new(adopted))
@@ -375,7 +386,12 @@ struct Key {
     thread: Option<ThreadId>,
 }
 
-/// The object that a stream came with: while it lives the handle is not another stream's.
+/// The object that a stream came with. While it lives the handle is not another stream's, if the object owns its stream.
+///
+/// One that owns nothing (PyTorch's and CuPy's `ExternalStream`, Numba's `external_stream`) can't promise that: whoever owns the
+/// stream may destroy it, and the driver give its number to a new one. The new one is then taken for the one that is remembered
+/// under the number, and which GPU it is of is not asked anew. So a stream has to outlive its use here, as it has to outlive
+/// that of the library which such an object is of.
 struct KeptObject {
     object: Py<PyAny>,
     /// It need not be asked again: it is this stream's for good, on every thread and with whatever GPU is current.

@@ -52,7 +52,7 @@ impl Entry {
 
 #[pymethods]
 impl Inbox {
-    /// Raises OSError if the process may open no more files, and UnsupportedError where a loop watches no sockets.
+    /// Raises OSError if the process may open no more files, and where there is no such socket.
     #[new]
     fn new() -> Result<Self> {
         check_fork()?;

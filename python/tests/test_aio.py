@@ -494,3 +494,55 @@ def test_without_descriptors_callbacks_do(run, pending, monkeypatch: pytest.Monk
         await event
 
     run(main())
+
+
+def test_a_loop_that_watches_nothing_is_asked_once(pending, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+
+    class Counted:
+        def __init__(self) -> None:
+            nonlocal made
+            made += 1
+
+        def fileno(self) -> int:
+            return -1
+
+    monkeypatch.setattr(_aio, "Inbox", Counted)
+
+    async def main() -> None:
+        for _ in range(3):
+            event, signal = pending()
+            asyncio.get_running_loop().call_soon(signal.complete)
+            await event
+
+    for loops in range(1, 3):
+        loop = Unwatching()
+        loop.run_until_complete(main())
+        loop.close()
+        assert made == loops
+        gone = weakref.ref(loop)
+        del loop
+        gc.collect()
+        assert gone() is None, "it is remembered, and not kept"
+
+
+def test_a_process_that_may_open_more_again_is_asked_again(watching, pending, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = 0
+
+    def refuse() -> None:
+        nonlocal refused
+        refused += 1
+        raise OSError("too many open files")
+
+    async def main() -> None:
+        for turn in range(3):
+            with monkeypatch.context() as patched:
+                if turn < 2:
+                    patched.setattr(_aio, "Inbox", refuse)
+                event, signal = pending()
+                asyncio.get_running_loop().call_soon(signal.complete)
+                await event
+        assert refused == 2
+        assert _aio._channels.get(asyncio.get_running_loop()) is not None
+
+    watching(main())

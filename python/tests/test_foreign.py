@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import sys
 import types
@@ -117,3 +118,28 @@ def test_no_stream_is_torchs_current_one(monkeypatch: pytest.MonkeyPatch) -> Non
     event = ge.Event("cpu")
     event.record()
     assert event.synchronize() and asked == [None]
+
+
+@pytest.mark.skipif(has_cuda(), reason="there is a GPU, where PyTorch itself is asked")
+@pytest.mark.parametrize("kind", [dict, type("Modules", (dict,), {}), collections.UserDict])
+def test_modules_are_looked_for_where_python_has_them_now(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    def is_initialized() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    ge.Event().record()
+    modules = kind(sys.modules)
+    monkeypatch.setattr(sys, "modules", modules)
+    modules.pop("torch", None)
+    ge.Event().record()
+    assert asked == 0
+    modules["torch"] = types.SimpleNamespace(cuda=types.SimpleNamespace(is_initialized=is_initialized))
+    ge.Event().record()
+    assert asked == 1
+    # What an import leaves that was told not to happen.
+    modules["torch"] = None
+    ge.Event().record()
+    assert asked == 1

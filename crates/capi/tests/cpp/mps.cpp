@@ -2,6 +2,7 @@
 
 #include <gpu_events/mps.hpp>
 
+#include <string>
 #include <thread>
 #include <type_traits>
 
@@ -402,6 +403,38 @@ struct AtTheEnd {
   }
 } at_the_end;
 
+// A call that fails once the thread keeps no text any more throws with a text all the same. With a stale handle it fails on every
+// device.
+struct StaleAtTheEnd {
+  gpuev_event stale = 0;
+  void arm() {
+    const auto pool = getMPSEventPool();
+    stale = pool->acquireEvent(false);
+    pool->releaseEvent(stale);
+    // So that this thread has kept a text at all.
+    THROWS(InvalidHandle, pool->queryEvent(stale));
+  }
+  ~StaleAtTheEnd() {
+    if (stale == 0) {
+      return;
+    }
+    std::string text;
+    try {
+      bool complete = false;
+      detail::check(gpuev_event_query(stale, &complete));
+    } catch (const Error& error) {
+      CHECK(error.status() == Status::InvalidHandle);
+      text = error.what();
+    }
+    CHECK(!text.empty());
+#ifdef __GLIBC__
+    // There, what a thread keeps goes before static objects do: what was thrown is the status's name.
+    CHECK(*gpuev_last_error() == '\0');
+    CHECK(text == gpuev_status_name(GPUEV_STATUS_ERROR_INVALID_HANDLE));
+#endif
+  }
+} stale_at_the_end;
+
 constexpr test TESTS[] = {
     TEST(constructor_and_destructor),
     TEST(record),
@@ -422,5 +455,6 @@ int main(int argc, char** argv) {
   using namespace gpu_events::mps;
   const int result = run_tests(argc, argv, TESTS, std::size(TESTS));
   at_the_end.event = getMPSEventPool()->acquireEvent(false, nullptr);
+  stale_at_the_end.arm();
   return result;
 }
