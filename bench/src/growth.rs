@@ -14,11 +14,11 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const EVENTS: [usize; 5] = [1, 1_000, 10_000, 100_000, 1_000_000];
-const STREAMS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
+pub(super) const EVENTS: [usize; 5] = [1, 1_000, 10_000, 100_000, 1_000_000];
+pub(super) const STREAMS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 
 /// What counts as flat: the tolerance that threads are granted as well.
-const FLAT: f64 = 1.25;
+pub(super) const FLAT: f64 = 1.25;
 
 pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     let mut group = Group::new("Growth");
@@ -95,7 +95,7 @@ impl<'a> Rows<'_, 'a> {
 }
 
 /// `1 stream`, `10 streams`, `1,000,000 pending`.
-fn many(count: usize, things: &str) -> String {
+pub(super) fn many(count: usize, things: &str) -> String {
     let things = if count == 1 { things.trim_end_matches('s') } else { things };
     format!("{} {things}", text::count(count as u64))
 }

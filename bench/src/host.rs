@@ -1,22 +1,54 @@
 //! The machine underneath: its name, processor time, pinning, and what other tenants took.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
 /// How many cores this process may use.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// The processor's name, where the system gives it.
+pub(super) fn processor() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// Processor, cores and system in one line.
 pub(super) fn description() -> String {
-    let processor = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    let processor = processor.unwrap_or_else(|| "unknown processor".to_owned());
+    let processor = processor().unwrap_or_else(|| "unknown processor".to_owned());
     let plural = if cores() == 1 { "" } else { "s" };
     format!("{processor}, {} core{plural}, {} {}", cores(), std::env::consts::OS, std::env::consts::ARCH)
+}
+
+/// The version of NVIDIA's driver, if its tool is here and says so.
+pub(super) fn nvidia_driver() -> Option<String> {
+    let asked = ["--query-gpu=driver_version", "--format=csv,noheader"];
+    let output = Command::new("nvidia-smi").args(asked).output().ok().filter(|it| it.status.success())?;
+    // A line for each GPU, all of which share the driver.
+    let version = String::from_utf8(output.stdout).ok()?.lines().next()?.trim().to_owned();
+    version.starts_with(|first: char| first.is_ascii_digit()).then_some(version)
+}
+
+/// Today's date in UTC, as `2026-11-29`.
+pub(super) fn today() -> Option<String> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(date(since.as_secs() / 86_400))
+}
+
+/// The date so many days after 1970-01-01. Years begin in March here, so that a leap day is a year's last.
+fn date(days: u64) -> String {
+    // From 0000-03-01 on, in eras of 400 years.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (400 * era + year + month / 10, (month + 2) % 12 + 1);
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 /// Processor time that all threads of this process have used; `None` where it can't be asked for.
@@ -183,6 +215,26 @@ mod tests {
         assert_eq!(Ticks::parse("", ""), None);
         assert_eq!(Ticks::parse("cpu  1 2 3\n", "1 (x) R 1"), None);
         assert_eq!(Ticks::parse("cpu  1 2 3 4 5 6 7 8\n", "1 (x) R 1"), None);
+    }
+
+    #[test]
+    fn days_have_dates() {
+        let dates = [0, 58, 59, 789, 790, 11_016, 11_017, 20_786, 47_540, 47_541].map(date);
+        assert_eq!(
+            dates,
+            [
+                "1970-01-01",
+                "1970-02-28",
+                "1970-03-01",
+                "1972-02-29",
+                "1972-03-01",
+                "2000-02-29",
+                "2000-03-01",
+                "2026-11-29",
+                "2100-02-28",
+                "2100-03-01"
+            ]
+        );
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod soak;
 mod span;
 mod stats;
 mod status;
+mod table;
 pub mod text;
 mod threads;
 
@@ -34,8 +35,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub use instructions::{CountArgs, count};
 #[cfg(feature = "plots")]
 pub use plot::{PlotArgs, plot};
-use report::{Row, Target};
+use report::{Place, Report, Row, Target};
 use std::fmt::Write;
+pub use table::{TableArgs, table};
 
 /// What events cost here, each figure beside what the seed's own way takes in the same run
 #[derive(Debug, clap::Args)]
@@ -44,7 +46,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "D", default_value = "cpu")]
     device: String,
 
-    /// Print a JSON list of rows instead of tables
+    /// Print JSON instead of tables: where it was measured, and the rows
     #[arg(long)]
     json: bool,
 
@@ -173,7 +175,11 @@ fn measure(bench: &Bench, groups: Vec<Group<'_>>, json: bool) -> Result<()> {
         rows.extend(measured);
     }
     progress.finish_and_clear();
-    if json { text::print_json(&rows) } else { text::print(closing(bench, &rows, &watch)?) }
+    if json {
+        text::print_json(&Report { place: Place::here(&bench.device), rows })
+    } else {
+        text::print(closing(bench, &rows, &watch)?)
+    }
 }
 
 /// From how much of a core on, used by others, figures are no more than upper bounds.

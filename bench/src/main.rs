@@ -3,7 +3,7 @@
 use clap::Parser;
 #[cfg(feature = "plots")]
 use gpu_events_bench::PlotArgs;
-use gpu_events_bench::{BenchArgs, CountArgs, soak, soak::SoakArgs};
+use gpu_events_bench::{BenchArgs, CountArgs, TableArgs, soak, soak::SoakArgs};
 
 /// Measures events beside their peers and beside what the machine allows, in one run
 #[derive(Debug, Parser)]
@@ -16,6 +16,8 @@ enum Cli {
     /// Draw what `run --json` has printed
     #[cfg(feature = "plots")]
     Plot(PlotArgs),
+    /// Fill docs/performance.md with what `run --json` and `peers.py --json` have measured
+    Table(TableArgs),
     /// Use events in every way for an hour, and see whether memory and latencies stay as they are
     Soak(SoakArgs),
 }
@@ -26,6 +28,7 @@ fn main() -> anyhow::Result<()> {
         Cli::Count(args) => gpu_events_bench::count(&args),
         #[cfg(feature = "plots")]
         Cli::Plot(args) => gpu_events_bench::plot(&args),
+        Cli::Table(args) => gpu_events_bench::table(&args),
         Cli::Soak(args) => soak::run(&args),
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! Each kind is measured in a process of its own, so that nothing else grows meanwhile. Resident memory, not what was
 //! asked of the allocator: its rounding and its own books are paid for as well. Handles count.
+//!
+//! It is the process's anonymous memory. Host memory that a GPU's driver pins and maps itself, as that of the words and rings
+//! which streams and timed events have there, is outside of it, and so is memory of the GPU's own: a leak of either shows in no
+//! row here, and not in the soak, which reads the same.
 
 use super::harness::{Group, Measure, Plan};
 use super::report::Target;
@@ -117,7 +121,7 @@ fn weigh<T>(count: usize, mut make: impl FnMut() -> Result<T>) -> Result<Weighed
     Ok(weighed)
 }
 
-/// Memory of this process's own that is resident, without pages of its program.
+/// Memory of this process's own that is resident, without pages of its program, what a driver has pinned, and a GPU's memory.
 pub(super) fn resident_bytes() -> Result<u64> {
     let rollup =
         fs::read_to_string("/proc/self/smaps_rollup").context("this system doesn't tell resident memory")?;

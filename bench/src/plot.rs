@@ -3,6 +3,7 @@
 //! What is a picture's is told by the rows' names and baselines, which are all that the file has. Each picture is drawn
 //! from the rows alone, so that the same file makes the same bytes.
 
+use super::report::{Report, Row};
 use super::text;
 use anyhow::{Context, Result, ensure};
 use plotters::coord::Shift;
@@ -10,7 +11,6 @@ use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::FontTransform;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use serde::Deserialize;
 use std::fs;
 use std::path::PathBuf;
 
@@ -45,18 +45,8 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
     Ok(())
 }
 
-/// What is drawn of a row.
-#[derive(Clone, Debug, Deserialize)]
-struct Row {
-    name: String,
-    ns: f64,
-    baseline: String,
-    baseline_ns: f64,
-    bytes: Option<f64>,
-}
-
 fn parse(json: &str) -> Result<Vec<Row>> {
-    let rows: Vec<Row> = serde_json::from_str(json)?;
+    let Report { rows, .. } = serde_json::from_str(json)?;
     for row in &rows {
         // All axes are logarithmic.
         ensure!(
@@ -73,13 +63,13 @@ fn pictures(rows: &[Row]) -> Result<Vec<(&'static str, String)>> {
     let mut pictures = Vec::new();
     let (threads, growth, peers) = (threads(rows), growth(rows), peers(rows));
     if !threads.is_empty() {
-        pictures.push(("threads.svg", panels(&threads)?));
+        pictures.push(("bench-threads.svg", panels(&threads)?));
     }
     if !growth.is_empty() {
-        pictures.push(("growth.svg", panels(&growth)?));
+        pictures.push(("bench-growth.svg", panels(&growth)?));
     }
     if !peers.is_empty() {
-        pictures.push(("peers.svg", bars(&peers)?));
+        pictures.push(("bench-peers.svg", bars(&peers)?));
     }
     Ok(pictures)
 }
@@ -482,11 +472,19 @@ fn shown(ns: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
     use std::path::Path;
 
-    /// As the bench prints it, but for the fields that no picture needs.
-    fn row(name: &str, baseline: &str, ns: f64) -> serde_json::Value {
-        serde_json::json!({ "name": name, "ns": ns, "baseline": baseline, "baseline_ns": 2.0 * ns })
+    /// As the bench prints it.
+    fn row(name: &str, baseline: &str, ns: f64) -> Value {
+        json!({
+            "name": name, "ns": ns, "p99_ns": ns, "baseline": baseline, "baseline_ns": 2.0 * ns,
+            "ratio": 0.5, "baseline_p99_ns": 2.0 * ns, "spread": 0.1,
+        })
+    }
+
+    fn report(rows: &[Value]) -> String {
+        json!({ "where": {}, "rows": rows }).to_string()
     }
 
     fn sample() -> Vec<Row> {
@@ -512,7 +510,7 @@ mod tests {
         let mut memory = row("memory: pending event", "the seed's event", 120.0);
         memory["bytes"] = 104.0.into();
         rows.push(memory);
-        parse(&serde_json::to_string(&rows).unwrap()).unwrap()
+        parse(&report(&rows)).unwrap()
     }
 
     fn picture(name: &str) -> String {
@@ -552,14 +550,14 @@ mod tests {
         assert_eq!(panels[0].series[1].points, [(1.0, 5.0), (16.0, 10.0)]);
         let labels =
             ["record on own streams", "gpu-events", "the same in the seed&apos;s way", "16", "threads"];
-        assert_says(&picture("threads.svg").replace("&#39;", "&apos;"), &labels);
+        assert_says(&picture("bench-threads.svg").replace("&#39;", "&apos;"), &labels);
     }
 
     #[test]
     fn growth_has_a_line_for_each_family_and_for_what_is_beside_it() {
         let labels = ["acquire+record+drop", "status in turn", "a read in a box in turn", "1M"];
-        assert_says(&picture("growth.svg"), &labels);
-        assert_says(&picture("growth.svg"), &["record at random", "an addition in a box", "streams"]);
+        assert_says(&picture("bench-growth.svg"), &labels);
+        assert_says(&picture("bench-growth.svg"), &["record at random", "an addition in a box", "streams"]);
     }
 
     #[test]
@@ -567,13 +565,26 @@ mod tests {
         let all = peers(&sample());
         let names: Vec<_> = all.iter().map(|bars| (bars.name.as_str(), bars.beside.len())).collect();
         assert_eq!(names, [("acquire+drop", 3), ("acquire+drop, 2 threads", 1), ("an atomic exchange", 0)]);
-        let svg = picture("peers.svg").replace("&#39;", "&apos;");
+        let svg = picture("bench-peers.svg").replace("&#39;", "&apos;");
         assert_says(&svg, &["acquire+drop", "the seed&apos;s &lt;pool&gt;", "the same &amp; leaner", "13.0"]);
     }
 
     #[test]
     fn the_same_rows_make_the_same_pictures() {
         assert_eq!(pictures(&sample()).unwrap(), pictures(&sample()).unwrap());
+    }
+
+    #[test]
+    fn the_committed_pictures_are_of_the_committed_figures() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let json = fs::read_to_string(docs.join("bench/h200-host.json")).unwrap();
+        for (name, svg) in pictures(&parse(&json).unwrap()).unwrap() {
+            let committed = fs::read_to_string(docs.join("images").join(name)).unwrap();
+            assert!(
+                committed == svg,
+                "{name}: `gpu-events-bench plot docs/bench/h200-host.json --out docs/images` draws another"
+            );
+        }
     }
 
     #[test]
@@ -606,17 +617,19 @@ mod tests {
         let error = format!("{:#}", plot(&missing).unwrap_err());
         assert!(error.contains("reading") && error.contains("missing.json"), "{error}");
 
-        let negative = serde_json::to_string(&[row("a", "b", -1.0)]).unwrap();
-        let memory = r#"[{"name": "a", "ns": 1.0, "baseline": "b", "baseline_ns": 1.0, "bytes": 8.0}]"#;
+        let negative = row("a", "b", -1.0);
+        let mut memory = row("a", "b", 1.0);
+        memory["bytes"] = 8.0.into();
         for (json, says) in [
-            ("", "is not what `run --json` prints"),
-            ("{\"rows\": []}", "is not what `run --json` prints"),
-            ("[{\"name\": \"a\"}]", "missing field `ns`"),
-            (negative.as_str(), "the row \"a\" has a time that is none"),
-            ("[]", "has no rows"),
-            (memory, "no rows that there is a picture of"),
+            (String::new(), "is not what `run --json` prints"),
+            ("[]".to_owned(), "is not what `run --json` prints"),
+            ("{\"rows\": []}".to_owned(), "missing field `where`"),
+            (report(&[json!({ "name": "a" })]), "missing field `ns`"),
+            (report(&[negative]), "the row \"a\" has a time that is none"),
+            (report(&[]), "has no rows"),
+            (report(&[memory]), "no rows that there is a picture of"),
         ] {
-            let error = format!("{:#}", plot_file(folder.path(), json).unwrap_err());
+            let error = format!("{:#}", plot_file(folder.path(), &json).unwrap_err());
             assert!(error.contains(says), "{json}: {error}");
         }
         assert!(!folder.path().join("out").exists());
@@ -625,9 +638,9 @@ mod tests {
     #[test]
     fn only_pictures_with_rows_are_written() {
         let folder = tempfile::tempdir().unwrap();
-        plot_file(folder.path(), &serde_json::to_string(&[row("a", "b", 1.0)]).unwrap()).unwrap();
+        plot_file(folder.path(), &report(&[row("a", "b", 1.0)])).unwrap();
         let written: Vec<_> = fs::read_dir(folder.path().join("out")).unwrap().flatten().collect();
         assert_eq!(written.len(), 1);
-        assert_eq!(written[0].file_name(), "peers.svg");
+        assert_eq!(written[0].file_name(), "bench-peers.svg");
     }
 }

@@ -12,8 +12,10 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     let mut group = Group::new("Record");
     let plain = "the seed's way on a CPU: its pool, and an event of a mutex and a condition variable";
     let plain = group.variant(plain, seed(bench, SeedEvent::complete));
-    let clocked =
-        group.variant("the same, and a reading of the clock", seed(bench, SeedEvent::complete_timed));
+    let clocked = group.variant(
+        "the seed's way on a CPU, and a reading of the clock",
+        seed(bench, SeedEvent::complete_timed),
+    );
 
     let untimed = group.variant("untimed", idle(bench, EventPool::acquire));
     let timed = group.variant("timed", idle(bench, EventPool::acquire_timed));
@@ -29,7 +31,10 @@ pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
         group.row(name, subject, baseline, targets);
     }
     let limit = group.variant("a thread's own stack, a lock and an exchange", limits::life(&bench.plan));
-    let timed_limit = group.variant("the same, and a reading of the clock", limits::timed_life(&bench.plan));
+    let timed_limit = group.variant(
+        "a thread's own stack, a lock, an exchange and a reading of the clock",
+        limits::timed_life(&bench.plan),
+    );
     for (name, subject, limit) in [
         ("acquire+record+complete+drop, untimed, beside its limit", untimed, limit),
         ("acquire+record+complete+drop, timed, beside its limit", timed, timed_limit),

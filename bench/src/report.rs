@@ -1,11 +1,85 @@
 //! Rows, the targets they are held to, and how both are shown.
 
 use super::harness::VariantId;
+use super::host;
 use console::style;
-use serde::Serialize;
+use gpu_events::Device;
+use serde::{Deserialize, Serialize};
+use std::env::{self, consts};
+
+/// What `run --json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Report {
+    #[serde(rename = "where")]
+    pub(super) place: Place,
+    pub(super) rows: Vec<Row>,
+}
+
+/// On what, when and how rows were measured. What can't be found out is left out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// In UTC, as `2026-11-29`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    date: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<String>,
+    /// Those that the process may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cores: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    os: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arch: Option<String>,
+    /// If a CUDA device was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) gpu: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    driver: Option<String>,
+    /// Of the command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<Vec<String>>,
+    /// Of gpu-events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+}
+
+impl Place {
+    /// Here and now.
+    pub(super) fn here(device: &Device) -> Self {
+        let cuda = device.info().backend == "cuda";
+        Self {
+            date: host::today(),
+            cpu: host::processor(),
+            cores: std::thread::available_parallelism().ok().map(usize::from),
+            os: Some(consts::OS.to_owned()),
+            arch: Some(consts::ARCH.to_owned()),
+            gpu: cuda.then(|| device.info().description.clone()),
+            driver: if cuda { host::nvidia_driver() } else { None },
+            arguments: Some(env::args().skip(1).collect()),
+            // The library's too: all of the workspace have one.
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        }
+    }
+
+    /// What is known of it, in one line of Markdown.
+    pub(super) fn line(&self) -> String {
+        let known = [
+            self.gpu.clone(),
+            self.driver.as_ref().map(|version| format!("driver {version}")),
+            self.cpu.clone(),
+            self.cores.map(|cores| format!("{cores} core{}", if cores == 1 { "" } else { "s" })),
+            self.os.clone(),
+            self.arch.clone(),
+            self.date.clone(),
+            self.version.as_ref().map(|version| format!("gpu-events {version}")),
+            self.arguments.as_ref().map(|arguments| format!("`{}`", arguments.join(" "))),
+        ];
+        known.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
 
 /// One line of the answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     pub(super) name: String,
     /// Median time of one operation.
@@ -33,7 +107,7 @@ pub(super) struct Row {
     /// How many cores the host took away from this machine while the row's group was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stolen_cores: Option<f64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) targets: Vec<Verdict>,
 }
 
@@ -53,7 +127,7 @@ pub(super) enum Target {
 }
 
 /// How a row did.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Verdict {
     pub(super) target: String,
     /// The figure that is held against the target, in the target's unit.
@@ -172,6 +246,7 @@ fn ratio(ratio: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn row(ns: f64, baseline_ns: f64) -> Row {
         Row {
@@ -245,6 +320,16 @@ mod tests {
         }
         assert_eq!((json["name"].as_str(), json["baseline"].as_str()), (Some("row"), Some("baseline")));
         assert_eq!(json.get("bytes"), None);
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_place_is_left_out() {
+        let place = Place { cpu: Some("a processor".to_owned()), cores: Some(1), ..Place::default() };
+        assert_eq!(serde_json::to_value(&place).unwrap(), json!({ "cpu": "a processor", "cores": 1 }));
+        assert_eq!(place.line(), "a processor, 1 core");
+        let here = Place::here(&Device::open("cpu").unwrap());
+        assert!(here.arguments.is_some() && here.version.is_some());
+        assert_eq!((here.gpu, here.driver), (None, None));
     }
 
     #[test]

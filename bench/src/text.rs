@@ -39,6 +39,17 @@ pub fn count(n: u64) -> String {
     grouped
 }
 
+/// So many significant digits, grouped.
+pub(crate) fn significant(value: f64, digits: usize) -> String {
+    // Rounded first: 99.96 has one decimal less than 99.94.
+    let rounded: f64 = format!("{value:.*e}", digits - 1).parse().unwrap_or(value);
+    let before_point = if rounded < 1e-300 { 1 } else { rounded.log10().floor() as i32 + 1 };
+    match usize::try_from(digits as i32 - before_point) {
+        Ok(decimals) if decimals > 0 => format!("{rounded:.decimals$}"),
+        _ => count(rounded as u64),
+    }
+}
+
 /// Three significant digits, two decimals at most.
 pub fn three_digits(value: f64) -> String {
     let decimals = match value {
@@ -57,6 +68,19 @@ mod tests {
     fn counts_are_grouped() {
         let shown = [0, 999, 1_000, 24_576_000].map(count);
         assert_eq!(shown, ["0", "999", "1,000", "24,576,000"]);
+    }
+
+    #[test]
+    fn digits_are_significant() {
+        let values = [0.0, 0.0374, 0.614, 1.0, 9.996, 20.0, 99.94, 99.96, 999.6, 1_645.0, 10_754.0];
+        assert_eq!(
+            values.map(|value| significant(value, 3)),
+            ["0.00", "0.0374", "0.614", "1.00", "10.0", "20.0", "99.9", "100", "1,000", "1,640", "10,800"]
+        );
+        assert_eq!(
+            values.map(|value| significant(value, 2)),
+            ["0.0", "0.037", "0.61", "1.0", "10", "20", "100", "100", "1,000", "1,600", "11,000"]
+        );
     }
 
     #[test]

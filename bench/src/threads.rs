@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The host of a large GPU has some 16 cores for each.
-const THREADS: [usize; 5] = [1, 2, 4, 8, 16];
+pub(super) const THREADS: [usize; 5] = [1, 2, 4, 8, 16];
 
 /// What 16 threads on streams of their own are to reach over one.
-const SCALES: f64 = 10.0;
+pub(super) const SCALES: f64 = 10.0;
 
 pub(super) fn group<'a>(bench: &'a Bench) -> Group<'a> {
     let mut group = Group::new("Threads");

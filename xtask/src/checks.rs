@@ -194,9 +194,11 @@ pub(crate) fn doctor(cx: &Context) -> Result<()> {
 /// Says nothing of speed: a loaded machine would fail it for no reason.
 pub(crate) fn bench_smoke(cx: &Context) -> Result<()> {
     let report = cmd!(cx.sh, "cargo run --locked --release -- bench --quick --json").read()?;
-    let rows: Vec<Value> = serde_json::from_str(&report).with_context(|| format!("not a list: {report}"))?;
+    let report: Value = serde_json::from_str(&report).with_context(|| format!("not JSON: {report}"))?;
+    ensure!(report["where"].is_object(), "the bench does not say where it measured");
+    let rows = report["rows"].as_array().context("no `rows`")?;
     ensure!(!rows.is_empty(), "the bench measured nothing");
-    for row in &rows {
+    for row in rows {
         let (Some(name), Some(ns)) = (row["name"].as_str(), row["ns"].as_f64()) else {
             bail!("not a measurement: {row}");
         };

@@ -11,6 +11,14 @@ use std::time::{Duration, Instant};
 
 /// How often the timed things are timed.
 const PROBE_EVERY: Duration = Duration::from_millis(5);
+
+const BATCHES: usize = 8;
+const BATCH: usize = 32;
+/// How many lives a sample is the mean of.
+pub(super) const LIVES: u32 = (BATCHES * BATCH) as u32;
+/// How many hand-overs a sample is the mean of.
+pub(super) const HAND_OVERS: u32 = 16;
+
 /// Times a few things, again and again.
 pub(super) struct Prober<'a> {
     world: &'a World,
@@ -53,8 +61,6 @@ impl<'a> Prober<'a> {
     }
 
     fn life(&self) -> Result<f64> {
-        const BATCHES: usize = 8;
-        const BATCH: usize = 32;
         let pool = &self.world.pool;
         let start = Instant::now();
         for _ in 0..BATCHES {
@@ -66,7 +72,7 @@ impl<'a> Prober<'a> {
             settle(&events[BATCH - 1])?;
             ensure!(events[0].is_complete()?, "a later recording completed first");
         }
-        Ok(start.elapsed().as_nanos() as f64 / (BATCHES * BATCH) as f64)
+        Ok(start.elapsed().as_nanos() as f64 / f64::from(LIVES))
     }
 
     fn host_return(&self) -> Result<f64> {
@@ -79,14 +85,13 @@ impl<'a> Prober<'a> {
 
     /// Two streams in turn, all of it queued behind a gate, and timed by the device.
     fn hand_over(&self) -> Result<Option<f64>> {
-        const TIMES: u32 = 16;
         if !self.world.timed {
             return Ok(None);
         }
         let (gate, open) = self.world.device.host_event()?;
         self.one.wait(&gate)?;
         let start = self.one.record_timed()?;
-        for _ in 0..TIMES / 2 {
+        for _ in 0..HAND_OVERS / 2 {
             self.other.wait(&self.one.record()?)?;
             self.one.wait(&self.other.record()?)?;
         }
@@ -94,7 +99,7 @@ impl<'a> Prober<'a> {
         open.complete();
         settle(&end)?;
         match end.elapsed_since(&start) {
-            Ok(took) => Ok(Some(took.as_millis_f64() * 1e6 / f64::from(TIMES))),
+            Ok(took) => Ok(Some(took.as_millis_f64() * 1e6 / f64::from(HAND_OVERS))),
             Err(error) if error.kind() == ErrorKind::NotMeasured => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -33,6 +33,13 @@ impl Stop {
 #[repr(align(128))]
 pub(super) struct Count(pub(super) AtomicU64);
 
+/// Spans that were traced. A device may tell no time now and then, and its span is dropped then; not every time.
+#[derive(Debug, Default)]
+pub(super) struct Spans {
+    pub(super) begun: AtomicU64,
+    pub(super) kept: AtomicU64,
+}
+
 /// What the threads share.
 pub(super) struct World {
     pub(super) device: Device,
@@ -45,6 +52,7 @@ pub(super) struct World {
     /// From each worker to whoever comes next.
     pub(super) parcels: Mutex<VecDeque<Parcel>>,
     pub(super) operations: Vec<Count>,
+    pub(super) spans: Spans,
     /// Nanoseconds of processor time that the measuring thread has used.
     pub(super) probing: AtomicU64,
     /// In nanoseconds, of each probe, since the last interval's end.
@@ -63,6 +71,7 @@ impl World {
             shared: (0..2).map(|_| Shared::new(device)).collect::<Result<_>>()?,
             parcels: Mutex::default(),
             operations: (0..workers).map(|_| Count::default()).collect(),
+            spans: Spans::default(),
             probing: AtomicU64::new(0),
             samples: Mutex::default(),
             stop: Stop::default(),

@@ -13,7 +13,12 @@ fn rows(arguments: &[&str]) -> Vec<Value> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     assert!(output.stderr.is_empty(), "no progress and no remarks where no terminal is: {stderr}");
-    match serde_json::from_slice(&output.stdout).expect("standard output is JSON and nothing else") {
+    let mut report: Value =
+        serde_json::from_slice(&output.stdout).expect("standard output is JSON and nothing else");
+    let place = &report["where"];
+    assert_eq!(place["arguments"][0], "bench", "the command line is another: {place}");
+    assert!(place["date"].is_string() && place["version"].is_string(), "no date or no version: {place}");
+    match report["rows"].take() {
         Value::Array(rows) => rows,
         other => panic!("not a list: {other}"),
     }
