@@ -539,6 +539,64 @@ fn a_recording_that_was_captured_fails() {
     }
 }
 
+/// A stream that nobody looked at is asked before its device goes: who waited for it, on a device that stays, has long gone on.
+#[test]
+fn closing_a_device_spares_those_who_were_through_with_it() {
+    for signal in BOTH {
+        let gpu = Gpu::new(signal);
+        let other = open(gpu.ordinal, signal).expect("the same GPU once more");
+        let (source, dependent) = (gpu.stream(), other.create_stream().expect("a stream"));
+        let flag = held(&source);
+        let event = source.record().expect("a recording");
+        assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
+        let end = dependent.record().expect("a recording");
+        flag.open();
+        complete(&end);
+        gpu.device.close();
+        complete(&dependent.record().expect("it waits for nobody any more"));
+        assert_eq!(event.status(), Status::Complete, "{signal:?}");
+    }
+}
+
+/// What is said of one recording takes nothing back of those before it, nor of who waited for them.
+#[test]
+fn a_recording_that_was_captured_fails_no_earlier_one() {
+    let gpu = Gpu::new(Signal::Cheap);
+    let [source, dependent] = [gpu.stream(), gpu.stream()];
+    let flag = held(&source);
+    let event = source.record().expect("a recording");
+    assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
+    let end = dependent.record().expect("a recording");
+    flag.open();
+    complete(&end);
+    fake::capture_next_recording();
+    let captured = source.record().expect("the driver says nothing yet");
+    until("the answer", || captured.status() != Status::Pending);
+    assert_eq!(captured.error().expect("an error").kind(), ErrorKind::Capturing);
+    assert_eq!(event.status(), Status::Complete);
+    complete(&dependent.record().expect("a recording"));
+}
+
+/// What is kept for work is let go of once the context has broken, also where the stream had waited for another before.
+#[test]
+fn a_wait_that_was_over_keeps_nothing_after_a_fault() {
+    let gpu = Gpu::new(Signal::Cheap);
+    let [source, dependent] = [gpu.stream(), gpu.stream()];
+    let flag = held(&source);
+    let event = source.record().expect("a recording");
+    assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
+    let end = dependent.record().expect("a recording");
+    flag.open();
+    complete(&end);
+    let _held = held(&dependent);
+    let last = dependent.record().expect("a recording");
+    let kept = Arc::new(());
+    dependent.keep_until(&last, kept.clone()).expect("a callback");
+    fake::refuse("cuEventQuery", 719);
+    until("the fault", || last.status() == Status::Failed);
+    until("what was kept to go", || Arc::strong_count(&kept) == 1);
+}
+
 #[test]
 fn a_refused_recording_leaves_the_event_as_it_was() {
     for signal in BOTH {

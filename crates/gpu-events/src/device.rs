@@ -197,6 +197,8 @@ impl DeviceCore {
             return;
         }
         let lanes = self.lanes();
+        // What is over is not to fail on whoever waited for it, on a device that stays open, say.
+        lanes.iter().for_each(|lane| lane.look_for_links());
         // Lane by lane, the first one's end would release what waits for it on the next, before that is marked.
         relay::batch(
             || lanes.iter().for_each(|lane| lane.fail_closed()),

@@ -13,7 +13,7 @@ use crate::{
     },
     stream::{StreamOptions, StreamWait, WhenFull},
     time::{coarse_nanos, host_nanos},
-    timeline::{self, Progress, Registered, Relay, Timeline, relay},
+    timeline::{self, Progress, Registered, Relay, Timeline, Waiter, relay},
     wait::{Target, WaitOptions, WaitOutcome, wait_one},
 };
 use std::{
@@ -625,6 +625,20 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         }
     }
 
+    /// Brings what is known of the lane up to date, if links are in its list, which nobody watches it for: their time may have
+    /// come long ago. With no lock held.
+    pub(crate) fn look_for_links(&self) {
+        let mut last = None;
+        self.core.timeline.for_each_waiter(|position, waiter, _| {
+            if matches!(waiter, Waiter::Link(_)) {
+                last = last.max(Some(position));
+            }
+        });
+        if let Some(last) = last {
+            self.progress(last);
+        }
+    }
+
     /// An observer has registered for `position`: has it submitted, and its completion reported.
     pub(crate) fn watch(&self, position: u64) {
         self.need(position);
@@ -893,8 +907,6 @@ impl Lane {
         Ok(if gated { StreamWait::Gated } else { StreamWait::Native })
     }
 
-    /// The beginning of the end, as [`Device::close`](crate::Device::close) wants it. Then the backend abandons what it
-    /// has, and only then do gates open: what they hold back in its own queue is not to be submitted any more.
     /// Has this lane's positions behind a wait fail with what was waited for.
     fn fail_with(&self, source: Option<Arc<Self>>, from: u64, error: &Error) {
         self.runs_on();
@@ -902,6 +914,8 @@ impl Lane {
         self.fail(from, error);
     }
 
+    /// The beginning of the end, as [`Device::close`](crate::Device::close) wants it. Then the backend abandons what it
+    /// has, and only then do gates open: what they hold back in its own queue is not to be submitted any more.
     pub(crate) fn fail_closed(&self) {
         self.fail(self.completed() + 1, Error::new(ErrorKind::Closed));
     }
@@ -960,9 +974,19 @@ pub(crate) struct Link {
     from: u64,
 }
 
+impl Link {
+    /// Who waits. Not to be let go of under a lock: it may be the last reference.
+    pub(crate) fn dependent(&self) -> Option<Arc<Lane>> {
+        self.lane.upgrade()
+    }
+}
+
 impl Relay for Link {
     fn fail(&self, error: &Error) {
-        if let Some(lane) = self.lane.upgrade() {
+        let Some(lane) = self.dependent() else { return };
+        // A lane that has failed by itself, as with a context of both, runs on no more than it says (R38).
+        let first = self.from.max(lane.completed() + 1);
+        if lane.core.timeline.failure_of(first).is_none() {
             lane.fail_with(device::lane(self.source), self.from, error);
         }
     }
@@ -970,7 +994,7 @@ impl Relay for Link {
     fn release(self: Arc<Self>) {}
 
     fn dependent(&self) -> Option<u64> {
-        self.lane.upgrade().map(|lane| lane.id())
+        self.dependent().map(|lane| lane.id())
     }
 }
 

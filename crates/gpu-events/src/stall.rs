@@ -5,7 +5,7 @@ use crate::{
     lane::{Lane, Producer},
     stream::StreamId,
     time::host_nanos,
-    timeline::{Relay, Waiter},
+    timeline::Waiter,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -90,7 +90,7 @@ impl StallReport {
         }
         let now = host_nanos();
         let lanes = device::all_lanes();
-        lanes.iter().for_each(look_at_unwatched);
+        lanes.iter().for_each(|lane| lane.look_for_links());
         let graph = Graph::new(&lanes, now);
         let mut stalled: Vec<Stalled> = lanes
             .iter()
@@ -117,19 +117,6 @@ impl StallReport {
     }
 }
 
-/// Where nobody looks on behalf of those who wait, they may be in the list for long after their time has come.
-fn look_at_unwatched(lane: &Arc<Lane>) {
-    let mut last = None;
-    lane.core.timeline.for_each_waiter(|position, waiter, _| {
-        if matches!(waiter, Waiter::Link(_)) {
-            last = last.max(Some(position));
-        }
-    });
-    if let Some(last) = last {
-        lane.progress(last);
-    }
-}
-
 /// What is read out of the waiters' lists of all lanes.
 struct Graph<'a> {
     lanes: HashMap<u64, &'a Arc<Lane>>,
@@ -145,6 +132,8 @@ impl<'a> Graph<'a> {
             waits: HashMap::new(),
             observers: HashMap::new(),
         };
+        // Let go of with no lock held.
+        let mut kept = Vec::new();
         for lane in lanes {
             lane.core.timeline.for_each_waiter(|position, waiter, since| {
                 let since = Duration::from_nanos(now.saturating_sub(since));
@@ -166,7 +155,8 @@ impl<'a> Graph<'a> {
                     }
                     Waiter::Link(link) => {
                         if let Some(dependent) = link.dependent() {
-                            wait(dependent, None);
+                            wait(dependent.id(), None);
+                            kept.push(dependent);
                         }
                         return;
                     }

@@ -38,6 +38,7 @@ pub const ILLEGAL_ADDRESS: Code = 700;
 pub const LAUNCH_FAILED: Code = 719;
 const CAPTURE_UNSUPPORTED: Code = 900;
 const CAPTURE_INVALIDATED: Code = 901;
+const CAPTURED_EVENT: Code = 907;
 
 const STEP: u128 = 32;
 const DISABLE_TIMING: c_uint = 2;
@@ -121,6 +122,8 @@ struct Event {
     recorded: u64,
     reached: u64,
     at: u128,
+    /// A capture took its recording.
+    captured: bool,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +136,8 @@ struct Machine {
     refusals: Vec<(&'static str, Code)>,
     /// As above, for one stream.
     refusals_on: Vec<(&'static str, u64, Code)>,
+    /// A capture takes the next recording.
+    captures_next: bool,
     running: bool,
     calls: HashMap<&'static str, u64>,
 }
@@ -571,9 +576,14 @@ functions! {
         machine.called("cuEventRecord")?;
         machine.called_on("cuEventRecord", stream)?;
         let gpu = machine.stream(stream)?.gpu;
+        let captured = std::mem::take(&mut machine.captures_next);
         let known = machine.event(event)?;
         if known.gpu != gpu {
             return Err(INVALID_HANDLE);
+        }
+        known.captured = captured;
+        if captured {
+            return Ok(());
         }
         known.recorded += 1;
         let recording = known.recorded;
@@ -596,6 +606,9 @@ functions! {
         machine.called("cuEventQuery")?;
         machine.unsafe_under_capture()?;
         let event = machine.event(event)?;
+        if event.captured {
+            return Err(CAPTURED_EVENT);
+        }
         if event.reached >= event.recorded { Ok(()) } else { Err(NOT_READY) }
     }
     fn event_elapsed_time(milliseconds: *mut f32, start: RawEvent, end: RawEvent) -> Result<(), Code> {
@@ -775,6 +788,11 @@ pub fn refuse(call: &'static str, code: Code) {
 /// As [`refuse`], for calls on one stream.
 pub fn refuse_on(stream: RawStream, call: &'static str, code: Code) {
     machine().refusals_on.push((call, stream.addr() as u64, code));
+}
+
+/// Has a capture that somebody begins just then take the next recording: the event will say so, and nothing else.
+pub fn capture_next_recording() {
+    machine().captures_next = true;
 }
 
 /// How often a function was called.

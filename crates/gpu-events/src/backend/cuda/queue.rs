@@ -430,12 +430,17 @@ impl Queue {
         // Acquire: pairs with `signal`: there is an event for each position in between. And `seen` first: it is never ahead.
         let seen = self.seen.load(Ordering::Acquire);
         let recorded = self.recorded.load(Ordering::Acquire);
-        let is_reached = |position| self.gpu.is_done(ring.event(position));
+        let answer = |position| self.gpu.is_done(ring.event(position));
         // The oldest one, which mostly says no; then the newest, which says yes for all; then halves, to the end: whoever asks
         // for a position that was reached must not be told otherwise.
-        if seen >= recorded || !is_reached(seen + 1)? {
+        if seen >= recorded || !answer(seen + 1)? {
             return Ok(seen);
         }
+        // What a capture swallowed further on takes nothing back of what came before: it is met once it is the oldest.
+        let is_reached = |position| match answer(position) {
+            Err(code) if is_captured(code) => Ok(false),
+            answer => answer,
+        };
         if is_reached(recorded)? {
             return Ok(recorded);
         }
@@ -603,12 +608,12 @@ impl Queue {
         outcome
     }
 
-    /// Passes on the event of a timed recording that nobody will ask for, if its position was seen to be reached: one whose
-    /// work is only ever recorded needs no new ones.
-    fn reuse_stamp(&self) {
+    /// A timed recording that nobody will ask for, and whose position was seen to be reached: its event is for the next, so
+    /// that who only ever records has no new ones made.
+    fn reuse_stamp(&self) -> Option<Arc<CudaStamp>> {
         // Relaxed: one that was counted just now is not reached.
         if self.unread.load(Ordering::Relaxed) == 0 {
-            return;
+            return None;
         }
         // Acquire: as in `take_back`.
         let seen = self.seen.load(Ordering::Acquire);
@@ -631,18 +636,19 @@ impl Queue {
                 }
             }
         }
-        // With no lock held: it gives its event back.
-        drop(unasked);
+        unasked
     }
 
     /// Records a timed event, which will be the recording's time.
     fn record_stamp(&self, position: u64) -> Result<Arc<CudaStamp>> {
-        self.reuse_stamp();
+        let unasked = self.reuse_stamp();
         let ring = match &self.carrier {
             Carrier::Events(ring) => Some(ring.clone()),
             Carrier::Word { .. } => None,
         };
         let stamp = Arc::new(CudaStamp::new(self.gpu, ring)?);
+        // Only now, for the next one: without any the clock would stop in between, and begin anew.
+        drop(unasked);
         let event = stamp.event().ok_or(ErrorKind::NotMeasured)?;
         self.record_event(event)?;
         lock(&self.stamps).pending.push_back((position, stamp.clone()));
