@@ -240,6 +240,29 @@ impl LaneCore {
         }
     }
 
+    /// Takes the submit lock, if nobody keeps it for long.
+    fn lock_patiently(&self) -> Option<MutexGuard<'_, Submit>> {
+        /// Of at most a millisecond each.
+        const LONGER: usize = 20;
+        // A model's threads go on when they wait, and not when one looks again.
+        let (short, longer) = if cfg!(gpu_events_loom) { (1, 0) } else { (Turn::SHORT, LONGER) };
+        for attempt in 0..short + longer {
+            if let Some(submit) = try_lock(&self.submit) {
+                return Some(submit);
+            }
+            // Relaxed: as in `lock_until`.
+            if self.holder.load(Ordering::Relaxed) != 0 {
+                return None;
+            }
+            if attempt < short {
+                std::thread::yield_now();
+            } else {
+                TURN.wait(Turn::ASK_AGAIN);
+            }
+        }
+        None
+    }
+
     #[cold]
     fn lock_contended(&self) -> Result<MutexGuard<'_, Submit>> {
         if self.is_held_by_this_thread() {
@@ -455,9 +478,9 @@ impl<B: ?Sized + BackendStream> Lane<B> {
         }
     }
 
-    /// The last recorded position, for reports. Waits for nobody: `None` where the lock is held.
+    /// The last recorded position, for reports: `None` where a user's guard holds the lock, or a driver that does not return.
     pub(crate) fn recorded(&self) -> Option<u64> {
-        let submit = try_lock(&self.core.submit)?;
+        let submit = self.core.lock_patiently()?;
         let recorded = submit.recorded;
         // Not just dropped: who meanwhile wanted a flush left it to us.
         self.release(submit);

@@ -207,8 +207,9 @@ fn elapsed_after_recording_again(ctx: &Context) -> Verdict {
     )?;
     end.record(&stream)?;
     ctx.settle(&end)?;
-    let third = nanos(&start, &end)?;
-    ensure(third < second, format_args!("{third} ns from the new start, {second} ns from the old one"))
+    // However long the host took in between, the new start is later than what was recorded right behind the old one.
+    let (new, old) = (nanos(&start, &end)?, nanos(&middle, &end)?);
+    ensure(new < old, format_args!("{new} ns from the new start, {old} ns from just behind the old one"))
 }
 
 fn ten_thousand_times_never_go_back(ctx: &Context) -> Verdict {
@@ -280,6 +281,10 @@ fn a_host_clock_s_place_does_not_drift(ctx: &Context) -> Verdict {
 }
 
 fn resolution_is_reported_and_honoured(ctx: &Context) -> Verdict {
+    /// In milliseconds. The last is long beside the one before and beside what a busy host takes in between: times of submission,
+    /// which are one hold late, do not pass for times of completion.
+    const HOLDS: [u64; 3] = [1, 2, 40];
+
     let (device, stream) = timed(ctx)?;
     let resolution = device.clock().resolution();
     ensure(!resolution.is_zero(), "a clock has no resolution")?;
@@ -295,7 +300,7 @@ fn resolution_is_reported_and_honoured(ctx: &Context) -> Verdict {
 
     // The parts of an interval add up to the whole, but for the resolution of each reading.
     let mut marks = vec![start];
-    for millis in [1, 2, 3] {
+    for millis in HOLDS {
         marks.push(record_after(ctx, &stream, Duration::from_millis(millis))?);
     }
     let parts = marks.windows(2).map(|pair| nanos(&pair[0], &pair[1])).collect::<Verdict<Vec<_>>>()?;
@@ -303,7 +308,7 @@ fn resolution_is_reported_and_honoured(ctx: &Context) -> Verdict {
     equal("elapsed's resolution", whole.resolution(), resolution)?;
     let apart = Duration::from_nanos(parts.iter().sum::<u64>().abs_diff(whole.nanos()));
     ensure(apart <= resolution * 4, format_args!("parts of {parts:?} ns make {whole}"))?;
-    for (part, millis) in parts.iter().zip([1, 2, 3]) {
+    for (part, millis) in parts.iter().zip(HOLDS) {
         let (part, held) = (Duration::from_nanos(*part), Duration::from_millis(millis));
         ensure(
             part + resolution + drift(held) >= held,
