@@ -203,10 +203,8 @@ fn a_chain_of_native_waits_holds_without_its_handles() {
                     let then = middle.record().expect("a recording");
                     if gone_before {
                         drop((first, middle));
-                        assert_eq!(last.wait(&then).expect("a wait"), StreamWait::Native);
-                    } else {
-                        assert_eq!(last.wait(&then).expect("a wait"), StreamWait::Native);
                     }
+                    assert_eq!(last.wait(&then).expect("a wait"), StreamWait::Native);
                 }
                 let end = last.record().expect("a recording");
                 assert_eq!(end.status(), Status::Pending);
@@ -539,6 +537,17 @@ fn a_recording_that_was_captured_fails() {
     }
 }
 
+/// Has `dependent` wait for a recording of `source`, and go on; nobody has looked at `source` since.
+fn waited_for(source: &Stream, dependent: &Stream) -> Event {
+    let flag = held(source);
+    let event = source.record().expect("a recording");
+    assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
+    let end = dependent.record().expect("a recording");
+    flag.open();
+    complete(&end);
+    event
+}
+
 /// A stream that nobody looked at is asked before its device goes: who waited for it, on a device that stays, has long gone on.
 #[test]
 fn closing_a_device_spares_those_who_were_through_with_it() {
@@ -546,12 +555,7 @@ fn closing_a_device_spares_those_who_were_through_with_it() {
         let gpu = Gpu::new(signal);
         let other = open(gpu.ordinal, signal).expect("the same GPU once more");
         let (source, dependent) = (gpu.stream(), other.create_stream().expect("a stream"));
-        let flag = held(&source);
-        let event = source.record().expect("a recording");
-        assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
-        let end = dependent.record().expect("a recording");
-        flag.open();
-        complete(&end);
+        let event = waited_for(&source, &dependent);
         gpu.device.close();
         complete(&dependent.record().expect("it waits for nobody any more"));
         assert_eq!(event.status(), Status::Complete, "{signal:?}");
@@ -563,12 +567,7 @@ fn closing_a_device_spares_those_who_were_through_with_it() {
 fn a_recording_that_was_captured_fails_no_earlier_one() {
     let gpu = Gpu::new(Signal::Cheap);
     let [source, dependent] = [gpu.stream(), gpu.stream()];
-    let flag = held(&source);
-    let event = source.record().expect("a recording");
-    assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
-    let end = dependent.record().expect("a recording");
-    flag.open();
-    complete(&end);
+    let event = waited_for(&source, &dependent);
     fake::capture_next_recording();
     let captured = source.record().expect("the driver says nothing yet");
     until("the answer", || captured.status() != Status::Pending);
@@ -577,17 +576,32 @@ fn a_recording_that_was_captured_fails_no_earlier_one() {
     complete(&dependent.record().expect("a recording"));
 }
 
+/// Nor of those that a recording saw to be reached when it looked for room, and told nobody of.
+#[test]
+fn a_recording_that_was_captured_fails_none_that_made_room() {
+    let gpu = Gpu::new(Signal::Cheap);
+    let options = StreamOptions::new().queue_depth(1);
+    let stream = gpu.device.create_stream_with(&options).expect("a stream");
+    let event = stream.record().expect("a recording");
+    let passed = mark(&stream);
+    // Acquire: the stream is through with all before.
+    until("the work", || passed.load(Ordering::Acquire) == 1);
+    drop(stream.record().expect("it looks for room, and finds some"));
+    let passed = mark(&stream);
+    until("the work", || passed.load(Ordering::Acquire) == 1);
+    fake::capture_next_recording();
+    let captured = stream.record().expect("the driver says nothing yet");
+    until("the answer", || captured.status() != Status::Pending);
+    assert_eq!(captured.error().expect("an error").kind(), ErrorKind::Capturing);
+    assert_eq!(event.status(), Status::Complete);
+}
+
 /// What is kept for work is let go of once the context has broken, also where the stream had waited for another before.
 #[test]
 fn a_wait_that_was_over_keeps_nothing_after_a_fault() {
     let gpu = Gpu::new(Signal::Cheap);
     let [source, dependent] = [gpu.stream(), gpu.stream()];
-    let flag = held(&source);
-    let event = source.record().expect("a recording");
-    assert_eq!(dependent.wait(&event).expect("a wait"), StreamWait::Native);
-    let end = dependent.record().expect("a recording");
-    flag.open();
-    complete(&end);
+    waited_for(&source, &dependent);
     let _held = held(&dependent);
     let last = dependent.record().expect("a recording");
     let kept = Arc::new(());

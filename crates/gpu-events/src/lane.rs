@@ -218,16 +218,9 @@ impl LaneCore {
     pub(crate) fn lock_until(&self, deadline: Option<Instant>) -> Result<Option<MutexGuard<'_, Submit>>> {
         let Some(deadline) = deadline else { return self.lock().map(Some) };
         loop {
-            // A recording's own turn is short, and ends without a word: those are waited out here, a user's guard below.
-            for _ in 0..Turn::SHORT {
-                if let Some(submit) = try_lock(&self.submit) {
-                    return Ok(Some(submit));
-                }
-                // Relaxed: whether somebody holds it on a user's behalf, not who; who misses it looks again.
-                if self.holder.load(Ordering::Relaxed) != 0 {
-                    break;
-                }
-                std::thread::yield_now();
+            // A user's guard is waited for below.
+            if let Some(submit) = self.lock_in_turn() {
+                return Ok(Some(submit));
             }
             if self.is_held_by_this_thread() {
                 return Err(Error::new(ErrorKind::WouldDeadlock));
@@ -243,24 +236,40 @@ impl LaneCore {
     /// Takes the submit lock, if nobody keeps it for long.
     fn lock_patiently(&self) -> Option<MutexGuard<'_, Submit>> {
         /// Of at most a millisecond each.
-        const LONGER: usize = 20;
-        // A model's threads go on when they wait, and not when one looks again.
-        let (short, longer) = if cfg!(gpu_events_loom) { (1, 0) } else { (Turn::SHORT, LONGER) };
-        for attempt in 0..short + longer {
+        const WAITS: usize = 20;
+        if cfg!(gpu_events_loom) {
+            // A model's threads go on when they wait, and not when one looks again.
+            return try_lock(&self.submit);
+        }
+        for _ in 0..WAITS {
+            if let Some(submit) = self.lock_in_turn() {
+                return Some(submit);
+            }
+            if self.is_held_for_a_user() {
+                return None;
+            }
+            TURN.wait(Turn::ASK_AGAIN);
+        }
+        self.lock_in_turn()
+    }
+
+    /// Takes the submit lock, waiting out a recording's own turn, which is short and ends without a word.
+    fn lock_in_turn(&self) -> Option<MutexGuard<'_, Submit>> {
+        for _ in 0..Turn::SHORT {
             if let Some(submit) = try_lock(&self.submit) {
                 return Some(submit);
             }
-            // Relaxed: as in `lock_until`.
-            if self.holder.load(Ordering::Relaxed) != 0 {
+            if self.is_held_for_a_user() {
                 return None;
             }
-            if attempt < short {
-                std::thread::yield_now();
-            } else {
-                TURN.wait(Turn::ASK_AGAIN);
-            }
+            std::thread::yield_now();
         }
         None
+    }
+
+    fn is_held_for_a_user(&self) -> bool {
+        // Relaxed: whether, not for whom; who misses it looks again.
+        self.holder.load(Ordering::Relaxed) != 0
     }
 
     #[cold]

@@ -29,7 +29,7 @@ type BuildNeighbourly = std::hash::BuildHasherDefault<Neighbourly>;
 
 /// Hashes a counted number so that a [`DashMap`] keeps neighbours in one shard.
 ///
-/// Threads take numbers in blocks, so each works in shards that no other thread writes to meanwhile. A hash that spreads
+/// Threads take numbers in blocks, so each works in shards that other threads hardly ever write to meanwhile. A hash that spreads
 /// neighbours spreads every thread's entries over all shards, and then each call fetches a lock and its part of the map
 /// from another core.
 #[cfg(not(gpu_events_loom))]
@@ -50,13 +50,13 @@ impl Neighbourly {
 #[cfg(not(gpu_events_loom))]
 impl std::hash::Hasher for Neighbourly {
     fn write_u64(&mut self, number: u64) {
-        let mixed = std::hash::BuildHasher::hash_one(&rustc_hash::FxBuildHasher, number);
+        let mix = |number: u64| std::hash::BuildHasher::hash_one(&rustc_hash::FxBuildHasher, number);
         // Reversed, because the shard is the topmost of these bits, however many they are, and neighbouring runs differ in
         // the lowest.
         let run = (number >> Self::RUN).reverse_bits() >> 7;
         // So that two threads at the same place of their blocks are not in one shard.
-        let block = std::hash::BuildHasher::hash_one(&rustc_hash::FxBuildHasher, number / crate::pool::IDS);
-        self.0 = mixed & !Self::SHARD | (run ^ block) & Self::SHARD;
+        let block = mix(number / crate::pool::IDS);
+        self.0 = mix(number) & !Self::SHARD | (run ^ block) & Self::SHARD;
     }
 
     /// Nothing but numbers is hashed; whatever it is, it has a hash.

@@ -103,7 +103,7 @@ struct SimStream {
     flushed: Mutex<u64>,
     bell: Condvar,
     /// The last position that somebody was to look after.
-    watched: std::sync::atomic::AtomicU64,
+    watched: AtomicU64,
     /// The waits that were asked for: the source and its position.
     sources: std::sync::Mutex<Vec<(u64, u64)>>,
     gates: std::sync::Mutex<Vec<Arc<SimGate>>>,
@@ -162,7 +162,7 @@ impl Backend for Sim {
             lane: lane.clone(),
             signaled: AtomicU64::new(0),
             flushed: Mutex::new(0),
-            watched: std::sync::atomic::AtomicU64::new(0),
+            watched: AtomicU64::new(0),
             bell: Condvar::new(),
             sources: std::sync::Mutex::default(),
             gates: std::sync::Mutex::default(),

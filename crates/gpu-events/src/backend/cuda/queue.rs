@@ -527,6 +527,8 @@ impl Queue {
         if is_fault(code) {
             self.gpu.fail(error);
         } else {
+            // What a recording has learned, and could not tell under the lock, stands. Acquire: as in `reached`.
+            self.settle(lane, self.seen.load(Ordering::Acquire));
             // Of an event that a capture swallowed nothing will ever be heard: it began while we recorded.
             lane.fail(lane.completed() + 1, error);
         }
@@ -617,26 +619,22 @@ impl Queue {
         }
         // Acquire: as in `take_back`.
         let seen = self.seen.load(Ordering::Acquire);
-        let mut unasked = None;
-        {
-            let mut stamps = lock(&self.stamps);
-            // Two steps for each recording: it keeps up with them, whoever else's are between.
-            for _ in 0..2 {
-                if stamps.pending.front().is_none_or(|(position, _)| *position > seen) {
-                    break;
+        let mut stamps = lock(&self.stamps);
+        // Two steps for each recording: it keeps up with them, whoever else's are between.
+        for _ in 0..2 {
+            if stamps.pending.front().is_none_or(|(position, _)| *position > seen) {
+                break;
+            }
+            match stamps.pending.pop_front() {
+                Some((_, stamp)) if Arc::strong_count(&stamp) == 1 => {
+                    // Release: as in `settle`.
+                    self.unread.fetch_sub(1, Ordering::Release);
+                    return Some(stamp);
                 }
-                match stamps.pending.pop_front() {
-                    Some((_, stamp)) if Arc::strong_count(&stamp) == 1 => {
-                        unasked = Some(stamp);
-                        // Release: as in `settle`.
-                        self.unread.fetch_sub(1, Ordering::Release);
-                        break;
-                    }
-                    wanted => stamps.reached.extend(wanted.map(|(_, stamp)| stamp)),
-                }
+                wanted => stamps.reached.extend(wanted.map(|(_, stamp)| stamp)),
             }
         }
-        unasked
+        None
     }
 
     /// Records a timed event, which will be the recording's time.
